@@ -1,0 +1,3 @@
+.PHONY: fmt
+fmt:
+	cargo fmt

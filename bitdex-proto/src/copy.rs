@@ -1,0 +1,1 @@
+//! COPY binary rows.

@@ -1,0 +1,122 @@
+//! Postgres snapshots (`pg_snapshot`): which transactions a state of the database contains.
+
+use std::{fmt, str::FromStr};
+
+use crate::{Error, Result};
+
+/// `xmin:xmax:xip,…`: transactions below `xmax` are in, except those in `in_progress`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgSnapshot {
+    xmin: u64,
+    xmax: u64,
+    /// Ascending, each in `xmin..xmax`.
+    in_progress: Vec<u64>,
+}
+
+impl PgSnapshot {
+    pub fn xmin(&self) -> u64 {
+        self.xmin
+    }
+
+    pub fn xmax(&self) -> u64 {
+        self.xmax
+    }
+
+    pub fn in_progress(&self) -> &[u64] {
+        &self.in_progress
+    }
+
+    /// Whether the snapshot contains transaction `xid` (or `xid` had rolled back by then).
+    pub fn contains(&self, xid: u64) -> bool {
+        xid < self.xmax && self.in_progress.binary_search(&xid).is_err()
+    }
+}
+
+impl FromStr for PgSnapshot {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let wrong = || Error::invalid(format!("{text:?} is not a Postgres snapshot (xmin:xmax:xip,…)"));
+        let mut parts = text.split(':');
+        let (Some(xmin), Some(xmax), Some(xip), None) = (parts.next(), parts.next(), parts.next(), parts.next()) else {
+            return Err(wrong());
+        };
+        let number = |text: &str| text.parse::<u64>().map_err(|_| wrong());
+        let (xmin, xmax) = (number(xmin)?, number(xmax)?);
+        let mut in_progress = xip.split(',').filter(|xid| !xid.is_empty()).map(number).collect::<Result<Vec<_>>>()?;
+        in_progress.sort_unstable();
+        if xmin > xmax || in_progress.iter().any(|xid| !(xmin..xmax).contains(xid)) {
+            return Err(wrong());
+        }
+        Ok(Self { xmin, xmax, in_progress })
+    }
+}
+
+impl fmt::Display for PgSnapshot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}:", self.xmin, self.xmax)?;
+        for (i, xid) in self.in_progress.iter().enumerate() {
+            if i > 0 {
+                f.write_str(",")?;
+            }
+            write!(f, "{xid}")?;
+        }
+        Ok(())
+    }
+}
+
+/// The cursor of the source "postgres": a snapshot, and the token that proves the database still has the history that
+/// led to it. Text: `snapshot|token`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct PgCursor {
+    pub snapshot: PgSnapshot,
+    pub token: String,
+}
+
+impl PgCursor {
+    pub fn to_bytes(&self) -> bytes::Bytes {
+        self.to_string().into()
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        std::str::from_utf8(bytes).map_err(|_| Error::invalid("a Postgres cursor is not text"))?.parse()
+    }
+}
+
+impl fmt::Display for PgCursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}|{}", self.snapshot, self.token)
+    }
+}
+
+impl FromStr for PgCursor {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        let (snapshot, token) = text
+            .split_once('|')
+            .ok_or_else(|| Error::invalid(format!("{text:?} is not a Postgres cursor (snapshot|token)")))?;
+        Ok(Self { snapshot: snapshot.parse()?, token: token.into() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn contains_what_committed_before() {
+        let snapshot: PgSnapshot = "10:20:10,14".parse().unwrap();
+        assert!(snapshot.contains(9) && snapshot.contains(11) && snapshot.contains(19));
+        assert!(!snapshot.contains(10) && !snapshot.contains(14) && !snapshot.contains(20));
+        assert_eq!(snapshot.to_string(), "10:20:10,14");
+        assert_eq!("5:5:".parse::<PgSnapshot>().unwrap().to_string(), "5:5:");
+    }
+
+    #[test]
+    fn refuses_what_is_no_snapshot() {
+        for text in ["", "1:2", "2:1:", "1:5:7", "a:b:", "1:2:3:4"] {
+            assert!(text.parse::<PgSnapshot>().is_err(), "{text}");
+        }
+    }
+}

@@ -1,0 +1,63 @@
+//! Tokens (where an answer stood) and page cursors: opaque bytes to callers, checked on their way in.
+
+use bytes::Bytes;
+use prost::Message as _;
+
+use crate::{Error, Result, wire};
+
+pub use crate::wire::{PageCursor, Token};
+
+/// The only version of [`PageCursor`] so far.
+const PAGE_CURSOR_VERSION: u32 = 1;
+
+impl Token {
+    pub fn to_bytes(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self> {
+        let token =
+            Self::decode(bytes).map_err(|_| Error::invalid("this is no token: give one that BitDex answered"))?;
+        if token.store.is_empty() {
+            return Err(Error::invalid("this is no token: give one that BitDex answered"));
+        }
+        Ok(token)
+    }
+}
+
+/// What a page cursor is bound to.
+#[derive(Debug, Clone, Copy)]
+pub struct CursorBinding<'a> {
+    pub store: &'a str,
+    pub generation: u64,
+    /// Hash of index, filter, sort and include_pending.
+    pub query: &'a [u8],
+}
+
+pub fn encode_page_cursor(mut cursor: PageCursor) -> Bytes {
+    cursor.version = PAGE_CURSOR_VERSION;
+    cursor.encode_to_vec().into()
+}
+
+/// Reads a cursor, and refuses one of another version, store or query.
+pub fn decode_page_cursor(bytes: &[u8], binding: CursorBinding<'_>) -> Result<PageCursor> {
+    let cursor = wire::PageCursor::decode(bytes)
+        .map_err(|_| Error::invalid("this is no cursor: give `next_cursor` of the page before, unchanged"))?;
+    if cursor.version != PAGE_CURSOR_VERSION {
+        return Err(Error::Precondition(format!(
+            "cursor of version {}, this server reads {PAGE_CURSOR_VERSION}: start again from the first page",
+            cursor.version
+        )));
+    }
+    if cursor.store != binding.store || cursor.generation != binding.generation {
+        return Err(Error::Precondition(
+            "the cursor is of another store or generation: start again from the first page".into(),
+        ));
+    }
+    if cursor.query != binding.query {
+        return Err(Error::invalid(
+            "the cursor belongs to another query: index, filter, sort and include_pending must stay the same",
+        ));
+    }
+    Ok(cursor)
+}
