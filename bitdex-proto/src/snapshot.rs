@@ -66,11 +66,14 @@ impl fmt::Display for PgSnapshot {
 }
 
 /// The cursor of the source "postgres": a snapshot, and the token that proves the database still has the history that
-/// led to it. Text: `snapshot|token`.
+/// led to it. Text: `snapshot|token`, or `snapshot|token|page`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PgCursor {
     pub snapshot: PgSnapshot,
     pub token: String,
+    /// Within a long backlog: how many pages of the changes after `snapshot` are in already. Whoever resumes starts
+    /// from `snapshot` again, which is harmless, because ops assign state absolutely.
+    pub page: Option<u32>,
 }
 
 impl PgCursor {
@@ -85,7 +88,11 @@ impl PgCursor {
 
 impl fmt::Display for PgCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}|{}", self.snapshot, self.token)
+        write!(f, "{}|{}", self.snapshot, self.token)?;
+        match self.page {
+            Some(page) => write!(f, "|{page}"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -93,10 +100,13 @@ impl FromStr for PgCursor {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let (snapshot, token) = text
-            .split_once('|')
-            .ok_or_else(|| Error::invalid(format!("{text:?} is not a Postgres cursor (snapshot|token)")))?;
-        Ok(Self { snapshot: snapshot.parse()?, token: token.into() })
+        let wrong = || Error::invalid(format!("{text:?} is not a Postgres cursor (snapshot|token, or with |page)"));
+        let (snapshot, rest) = text.split_once('|').ok_or_else(wrong)?;
+        let (token, page) = match rest.split_once('|') {
+            Some((token, page)) => (token, Some(page.parse().map_err(|_| wrong())?)),
+            None => (rest, None),
+        };
+        Ok(Self { snapshot: snapshot.parse()?, token: token.into(), page })
     }
 }
 
@@ -111,6 +121,16 @@ mod tests {
         assert!(!snapshot.contains(10) && !snapshot.contains(14) && !snapshot.contains(20));
         assert_eq!(snapshot.to_string(), "10:20:10,14");
         assert_eq!("5:5:".parse::<PgSnapshot>().unwrap().to_string(), "5:5:");
+    }
+
+    #[test]
+    fn cursors_round_trip() {
+        for text in ["10:20:10,14|abc", "5:5:|abc|3"] {
+            assert_eq!(text.parse::<PgCursor>().unwrap().to_string(), text);
+        }
+        for text in ["10:20:", "10:20:|a|b", "10:20:|a|1|2", "x|a"] {
+            assert!(text.parse::<PgCursor>().is_err(), "{text}");
+        }
     }
 
     #[test]
