@@ -1,0 +1,168 @@
+//! Queries, balanced over connections, retried within a deadline.
+
+use std::{
+    fmt,
+    future::Future,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder as _, ExponentialBuilder};
+use parking_lot::Mutex;
+use tokio::time::{Instant, sleep_until, timeout_at};
+use tonic::{
+    Request, Status,
+    transport::{Channel, Endpoint},
+};
+
+use super::{endpoint, is_unavailable, lazy};
+use crate::{
+    Error, Result,
+    wire::{self, query_client::QueryClient},
+};
+
+/// A page of 10 000 hits with long texts.
+const MAX_ANSWER: usize = 256 << 20;
+const DEFAULT_DEADLINE: Duration = Duration::from_secs(1);
+/// So that "another connection" exists also where one address stands for several pods.
+const LEAST_CONNECTIONS: usize = 2;
+
+/// Asks any of several servers. Clones share connections and counters.
+#[derive(Clone)]
+pub struct Client {
+    shared: Arc<Shared>,
+    deadline: Duration,
+}
+
+struct Shared {
+    connections: Vec<Connection>,
+    next: AtomicUsize,
+    retries: AtomicU64,
+}
+
+struct Connection {
+    endpoint: Endpoint,
+    /// With the number of times that it was replaced.
+    channel: Mutex<(u64, Channel)>,
+}
+
+impl fmt::Debug for Client {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Client")
+            .field("connections", &self.shared.connections.len())
+            .field("deadline", &self.deadline)
+            .finish()
+    }
+}
+
+impl Client {
+    /// A client of the servers at these addresses (`host:port`). Connections are made when calls need them; it must be
+    /// called within a tokio runtime. Errors: no address, or one that cannot be read.
+    pub fn connect(endpoints: Vec<String>) -> Result<Self> {
+        if endpoints.is_empty() {
+            return Err(Error::invalid("a client needs at least one address of bitdex-query"));
+        }
+        let endpoints = endpoints.iter().map(|address| endpoint(address)).collect::<Result<Vec<_>>>()?;
+        let each = LEAST_CONNECTIONS.div_ceil(endpoints.len());
+        let connections = (0..each)
+            .flat_map(|_| &endpoints)
+            .map(|endpoint| Connection { endpoint: endpoint.clone(), channel: Mutex::new((0, lazy(endpoint))) })
+            .collect();
+        let shared = Shared { connections, next: AtomicUsize::new(0), retries: AtomicU64::new(0) };
+        Ok(Self { shared: Arc::new(shared), deadline: DEFAULT_DEADLINE })
+    }
+
+    /// The same client with another time for each call, retries included (1 s unless set).
+    #[must_use]
+    pub fn with_deadline(mut self, deadline: Duration) -> Self {
+        self.deadline = deadline;
+        self
+    }
+
+    /// Calls repeated on another connection so far, by all clones together.
+    pub fn retries(&self) -> u64 {
+        self.shared.retries.load(Ordering::Relaxed)
+    }
+
+    pub async fn search(&self, request: impl Into<wire::SearchRequest>) -> Result<wire::SearchResponse> {
+        self.call(request.into(), |mut client, request| async move { client.search(request).await }).await
+    }
+
+    pub async fn get(&self, request: impl Into<wire::GetRequest>) -> Result<wire::GetResponse> {
+        self.call(request.into(), |mut client, request| async move { client.get(request).await }).await
+    }
+
+    pub async fn count(&self, request: impl Into<wire::CountRequest>) -> Result<wire::CountResponse> {
+        self.call(request.into(), |mut client, request| async move { client.count(request).await }).await
+    }
+
+    pub async fn describe(&self, index: impl Into<String>) -> Result<wire::DescribeResponse> {
+        let request = wire::DescribeRequest { index: index.into() };
+        self.call(request, |mut client, request| async move { client.describe(request).await }).await
+    }
+
+    async fn call<M: Clone, R, F>(
+        &self,
+        message: M,
+        method: impl Fn(QueryClient<Channel>, Request<M>) -> F,
+    ) -> Result<R>
+    where
+        F: Future<Output = Result<tonic::Response<R>, Status>>,
+    {
+        let deadline = Instant::now() + self.deadline;
+        let shared = &*self.shared;
+        let first = shared.next.fetch_add(1, Ordering::Relaxed);
+        let mut backoff = ExponentialBuilder::default()
+            .with_min_delay(Duration::from_millis(5))
+            .with_max_delay(Duration::from_millis(100))
+            .without_max_times()
+            .with_jitter()
+            .build();
+        let mut last: Option<Status> = None;
+        for attempt in 0.. {
+            let connection = &shared.connections[first.wrapping_add(attempt) % shared.connections.len()];
+            let (age, channel) = connection.channel.lock().clone();
+            let mut request = Request::new(message.clone());
+            request.set_timeout(deadline.saturating_duration_since(Instant::now()));
+            let client = QueryClient::new(channel).max_decoding_message_size(MAX_ANSWER);
+            match timeout_at(deadline, method(client, request)).await {
+                Ok(Ok(response)) => return Ok(response.into_inner()),
+                Ok(Err(status)) if is_unavailable(&status) => {
+                    connection.renew(age);
+                    last = Some(status);
+                }
+                Ok(Err(status)) => return Err(status.into()),
+                Err(_) => return Err(late(self.deadline, last)),
+            }
+            // Every connection is tried at once before the first pause.
+            if attempt + 1 >= shared.connections.len() {
+                let pause = Instant::now() + backoff.next().unwrap_or_default();
+                if pause >= deadline {
+                    return Err(last.map_or_else(|| late(self.deadline, None), Error::from));
+                }
+                sleep_until(pause).await;
+            }
+            shared.retries.fetch_add(1, Ordering::Relaxed);
+        }
+        Err(late(self.deadline, last))
+    }
+}
+
+impl Connection {
+    /// Leaves the connection to the calls that are on it, and makes a new one for later calls, which a Service's
+    /// address may lead to another pod.
+    fn renew(&self, age: u64) {
+        let mut channel = self.channel.lock();
+        if channel.0 == age {
+            *channel = (age + 1, lazy(&self.endpoint));
+        }
+    }
+}
+
+fn late(deadline: Duration, last: Option<Status>) -> Error {
+    let before = last.map(|status| format!("; before that: {}", status.message())).unwrap_or_default();
+    Error::Deadline(format!("no answer within {} ms{before}", deadline.as_millis()))
+}
