@@ -3,4 +3,5 @@
 //! Data flows one way: wire → domain → log → state → engine → answer.
 
 pub mod engine;
+pub mod node;
 pub mod state;
