@@ -1,10 +1,49 @@
 //! Everything the log says, as one persistent value: [`State::apply`] is a pure function of the state and a record, a
 //! clone costs a few reference counts, and a clone never changes under whoever holds it.
+//!
+//! It holds source rows as they arrived and, computed from them, the present documents and an index of each field that
+//! can be filtered or sorted by. While a load is under way only source rows are kept; its end computes the rest at
+//! once.
 
-use std::{io, sync::Arc};
+mod apply;
+mod checkpoint;
+mod compute;
+mod encode;
+mod index;
+mod layout;
+mod postings;
+mod rows;
+#[cfg(test)]
+pub(crate) mod tests;
 
-use bitdex_proto::{Error, Result, schema::Schema, wire};
+use std::{fmt, sync::Arc};
+
+use bitdex_proto::{
+    ops::Op,
+    schema::{FieldId, KEY_FIELD, Schema},
+    value::FieldValue,
+    wire,
+};
 use bytes::Bytes;
+use imbl::{OrdMap, Vector};
+use roaring::RoaringBitmap;
+
+pub use checkpoint::CheckpointError;
+pub(crate) use index::{Bounds, FieldIndex};
+pub(crate) use postings::Postings;
+
+use layout::Layout;
+use rows::Rows;
+
+/// The session source whose cursor a load sets, and without which nothing is served.
+pub const POSTGRES: &str = "postgres";
+/// The session source of metrics.
+pub const CLICKHOUSE: &str = "clickhouse";
+/// Changes behind a batch above which a Postgres transaction may show in part.
+const CATCHING_UP: u64 = 100_000;
+
+/// The values of one document: one for each field of the schema (and a few more, of the state's own).
+pub(crate) type Document = Arc<[FieldValue]>;
 
 /// An unfinished load.
 #[derive(Debug, Clone, PartialEq)]
@@ -26,48 +65,75 @@ pub struct Readiness {
     pub progress: String,
 }
 
-/// Why a checkpoint could not be read.
-#[derive(Debug, thiserror::Error)]
-pub enum CheckpointError {
-    #[error("the checkpoint cannot be read: {0}")]
-    Io(#[from] io::Error),
-    #[error("the checkpoint has format {found}, this release reads {supported}: run the release that wrote it")]
-    Format { found: u32, supported: u32 },
-    #[error("the checkpoint is of definition {found}, this process serves {expected}")]
-    Definition { found: String, expected: String },
-    /// Names the block.
-    #[error("the checkpoint is damaged: {0}")]
-    Damaged(String),
+/// Where a session source stands.
+#[derive(Debug, Clone, Default, PartialEq)]
+struct Feed {
+    cursor: Bytes,
+    caught_up: bool,
+    backlog: u64,
+}
+
+#[derive(Debug, Clone, PartialEq)]
+struct Loading {
+    /// The session source whose cursor the load sets.
+    source: String,
+    progress: LoadProgress,
 }
 
 /// One version of the index.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct State {
-    schema: Arc<Schema>,
+    layout: Arc<Layout>,
     sequence: u64,
+    store: Arc<str>,
+    generation: u64,
+    feeds: OrdMap<String, Feed>,
+    loading: Option<Arc<Loading>>,
+    loaded: bool,
+    rows: Rows,
+    /// Field ops that arrived during a load from its first query op on: that one has to see documents.
+    deferred: Vector<Op>,
+    documents: OrdMap<u32, Document>,
+    present: Arc<RoaringBitmap>,
+    /// By field of the layout; empty for those that have no index.
+    indexes: Vec<FieldIndex>,
+    documents_hash: u128,
+}
+
+impl fmt::Debug for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("State")
+            .field("store", &self.store)
+            .field("generation", &self.generation)
+            .field("sequence", &self.sequence)
+            .field("documents", &self.documents())
+            .finish_non_exhaustive()
+    }
 }
 
 impl State {
     /// The state before the genesis record.
     pub fn new(schema: Arc<Schema>) -> Self {
-        Self { schema, sequence: 0 }
-    }
-
-    /// Applies the record with the given sequence number. An error means that the record is not valid for this state;
-    /// the state must then be treated as lost. Never for a record that [`State::check`] passed and whose previous
-    /// cursor is this state's.
-    pub fn apply(&mut self, sequence: u64, record: &wire::Record) -> Result<()> {
-        self.sequence = sequence;
-        Self::check(&self.schema, record)
-    }
-
-    /// Whether everything in the record decodes against the schema.
-    pub fn check(_schema: &Schema, _record: &wire::Record) -> Result<()> {
-        Err(Error::Internal("not built yet".into()))
+        let layout = Layout::new(schema);
+        Self {
+            sequence: 0,
+            store: "".into(),
+            generation: 0,
+            feeds: OrdMap::new(),
+            loading: None,
+            loaded: false,
+            rows: Rows::new(&layout),
+            deferred: Vector::new(),
+            documents: OrdMap::new(),
+            present: Arc::default(),
+            indexes: vec![FieldIndex::default(); layout.fields.len()],
+            documents_hash: 0,
+            layout: Arc::new(layout),
+        }
     }
 
     pub fn schema(&self) -> &Arc<Schema> {
-        &self.schema
+        &self.layout.schema
     }
 
     /// Sequence number of the last record applied; 0 before the first.
@@ -77,61 +143,83 @@ impl State {
 
     /// Id of the store; empty before the genesis record.
     pub fn store(&self) -> &str {
-        ""
+        &self.store
     }
 
+    /// Set by each load; 0 before the first.
     pub fn generation(&self) -> u64 {
-        0
+        self.generation
     }
 
     /// Upstream cursor of a session source; empty where there is none.
-    pub fn cursor(&self, _source: &str) -> Bytes {
-        Bytes::new()
+    pub fn cursor(&self, source: &str) -> Bytes {
+        self.feeds.get(source).map(|feed| feed.cursor.clone()).unwrap_or_default()
     }
 
     /// All cursors, by source name ascending.
     pub fn cursors(&self) -> Vec<(String, Bytes)> {
-        Vec::new()
+        self.feeds.iter().map(|(source, feed)| (source.clone(), feed.cursor.clone())).collect()
     }
 
     /// Whether the source has caught up once since the load.
-    pub fn is_caught_up(&self, _source: &str) -> bool {
-        false
+    pub fn is_caught_up(&self, source: &str) -> bool {
+        self.feeds.get(source).is_some_and(|feed| feed.caught_up)
     }
 
+    /// The unfinished load, where there is one.
     pub fn load(&self) -> Option<LoadProgress> {
-        None
+        self.loading.as_ref().map(|loading| loading.progress.clone())
     }
 
+    /// Whether a load is complete, and no other has begun since.
     pub fn is_loaded(&self) -> bool {
-        false
+        self.loaded
     }
 
+    /// Ready: loaded, caught up with Postgres once since then, and with ClickHouse where the definition has metrics.
     pub fn readiness(&self) -> Readiness {
-        Readiness { ready: false, progress: String::new() }
+        let progress = if let Some(loading) = &self.loading {
+            let LoadProgress { parts, done, rows, .. } = &loading.progress;
+            format!("loading: {} of {} parts, {rows} rows", done.len(), parts.len())
+        } else if !self.loaded {
+            "waiting for the first load".into()
+        } else if !self.is_caught_up(POSTGRES) {
+            "loaded; waiting to catch up with postgres".into()
+        } else if self.schema().has_metrics() && !self.is_caught_up(CLICKHOUSE) {
+            "loaded; waiting to catch up with clickhouse".into()
+        } else {
+            return Readiness { ready: true, progress: "ready".into() };
+        };
+        Readiness { ready: false, progress }
     }
 
     /// Whether the last batch from Postgres had more than 100 000 changes behind it.
     pub fn catching_up(&self) -> bool {
-        false
+        self.feeds.get(POSTGRES).is_some_and(|feed| feed.backlog > CATCHING_UP)
     }
 
     /// Number of documents present, pending ones included.
     pub fn documents(&self) -> u64 {
-        0
+        self.present.len()
     }
 
     /// Order-independent hash over source rows and documents; equal on every process at one sequence number.
     pub fn hash(&self) -> u128 {
-        0
+        self.rows.hash().wrapping_add(self.documents_hash)
     }
 
-    /// Writes what [`State::read_checkpoint`] rebuilds this state from.
-    pub fn write_checkpoint(&self, _out: &mut dyn io::Write) -> io::Result<()> {
-        Ok(())
+    /// The values of a present document: at least one for each field of the schema.
+    pub(crate) fn document(&self, id: u32) -> Option<&Document> {
+        self.documents.get(&id)
     }
 
-    pub fn read_checkpoint(_schema: Arc<Schema>, _input: &mut dyn io::Read) -> Result<Self, CheckpointError> {
-        Err(CheckpointError::Damaged("not built yet".into()))
+    pub(crate) fn present(&self) -> &RoaringBitmap {
+        &self.present
+    }
+
+    /// The index of a field; `None` where it has none: the key, whose index is [`State::present`], and fields that can
+    /// be neither filtered nor sorted by.
+    pub(crate) fn index(&self, field: FieldId) -> Option<&FieldIndex> {
+        (field != KEY_FIELD && self.layout.fields[field].indexed).then(|| &self.indexes[field])
     }
 }

@@ -1,0 +1,186 @@
+//! The bytes of values: what checkpoints hold and what the state's hash is taken of. One value has one encoding.
+
+use bitdex_proto::value::{FieldValue, Float, Value};
+
+/// Bytes that are not what they should be; where, is for the caller to say.
+#[derive(Debug)]
+pub(crate) struct Broken;
+
+const NULL: u8 = 0;
+const FALSE: u8 = 1;
+const TRUE: u8 = 2;
+const INT: u8 = 3;
+const FLOAT: u8 = 4;
+const TEXT: u8 = 5;
+const MANY: u8 = 6;
+
+pub(crate) fn put_number(out: &mut Vec<u8>, mut number: u64) {
+    while number >= 0x80 {
+        out.push(number as u8 | 0x80);
+        number >>= 7;
+    }
+    out.push(number as u8);
+}
+
+pub(crate) fn put_key(out: &mut Vec<u8>, key: i64) {
+    // Zigzag, so that small negative numbers are short too.
+    put_number(out, ((key << 1) ^ (key >> 63)) as u64);
+}
+
+pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
+    put_number(out, bytes.len() as u64);
+    out.extend_from_slice(bytes);
+}
+
+pub(crate) fn put_value(out: &mut Vec<u8>, value: &Value) {
+    match value {
+        Value::Bool(bool) => out.push(if *bool { TRUE } else { FALSE }),
+        Value::Int(int) => {
+            out.push(INT);
+            put_key(out, *int);
+        }
+        Value::Float(float) => {
+            out.push(FLOAT);
+            out.extend_from_slice(&float.get().to_bits().to_le_bytes());
+        }
+        Value::Text(text) => {
+            out.push(TEXT);
+            put_bytes(out, text.as_bytes());
+        }
+    }
+}
+
+pub(crate) fn put_optional(out: &mut Vec<u8>, value: Option<&Value>) {
+    match value {
+        Some(value) => put_value(out, value),
+        None => out.push(NULL),
+    }
+}
+
+pub(crate) fn put_values(out: &mut Vec<u8>, values: &[Value]) {
+    put_number(out, values.len() as u64);
+    values.iter().for_each(|value| put_value(out, value));
+}
+
+pub(crate) fn put_field(out: &mut Vec<u8>, value: &FieldValue) {
+    match value {
+        FieldValue::Null => out.push(NULL),
+        FieldValue::One(value) => put_value(out, value),
+        FieldValue::Many(values) => {
+            out.push(MANY);
+            put_values(out, values);
+        }
+    }
+}
+
+/// Reads what the functions above wrote. Never trusts a length beyond the bytes that are there.
+#[derive(Debug)]
+pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
+
+impl<'a> Input<'a> {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    pub(crate) fn byte(&mut self) -> Result<u8, Broken> {
+        let (first, rest) = self.0.split_first().ok_or(Broken)?;
+        self.0 = rest;
+        Ok(*first)
+    }
+
+    pub(crate) fn number(&mut self) -> Result<u64, Broken> {
+        let mut number = 0;
+        for shift in (0..64).step_by(7) {
+            let byte = self.byte()?;
+            let bits = u64::from(byte & 0x7f);
+            if bits << shift >> shift != bits {
+                return Err(Broken);
+            }
+            number |= bits << shift;
+            if byte & 0x80 == 0 {
+                return Ok(number);
+            }
+        }
+        Err(Broken)
+    }
+
+    pub(crate) fn key(&mut self) -> Result<i64, Broken> {
+        let number = self.number()?;
+        Ok((number >> 1) as i64 ^ -((number & 1) as i64))
+    }
+
+    pub(crate) fn id(&mut self) -> Result<u32, Broken> {
+        u32::try_from(self.number()?).map_err(|_| Broken)
+    }
+
+    /// A count of things that take at least a byte each.
+    pub(crate) fn length(&mut self) -> Result<usize, Broken> {
+        let length = usize::try_from(self.number()?).map_err(|_| Broken)?;
+        if length > self.0.len() { Err(Broken) } else { Ok(length) }
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], Broken> {
+        let length = self.length()?;
+        let (bytes, rest) = self.0.split_at(length);
+        self.0 = rest;
+        Ok(bytes)
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, Broken> {
+        std::str::from_utf8(self.bytes()?).map_err(|_| Broken)
+    }
+
+    pub(crate) fn optional(&mut self) -> Result<Option<Value>, Broken> {
+        let tag = self.byte()?;
+        self.tagged(tag)
+    }
+
+    fn tagged(&mut self, tag: u8) -> Result<Option<Value>, Broken> {
+        Ok(Some(match tag {
+            NULL => return Ok(None),
+            FALSE => Value::Bool(false),
+            TRUE => Value::Bool(true),
+            INT => Value::Int(self.key()?),
+            FLOAT => {
+                let (bits, rest) = self.0.split_first_chunk::<8>().ok_or(Broken)?;
+                self.0 = rest;
+                Value::Float(Float::new(f64::from_bits(u64::from_le_bytes(*bits))))
+            }
+            TEXT => Value::Text(self.text()?.into()),
+            _ => return Err(Broken),
+        }))
+    }
+
+    pub(crate) fn values(&mut self) -> Result<Vec<Value>, Broken> {
+        (0..self.length()?).map(|_| self.optional()?.ok_or(Broken)).collect()
+    }
+
+    pub(crate) fn field(&mut self) -> Result<FieldValue, Broken> {
+        match self.byte()? {
+            MANY => Ok(FieldValue::many(self.values()?)),
+            tag => self.tagged(tag).map(FieldValue::one),
+        }
+    }
+}
+
+/// What a hash is of, so that equal bytes in different places count differently.
+#[derive(Debug, Clone, Copy)]
+#[repr(u8)]
+pub(crate) enum Kind {
+    Row = 1,
+    Members = 2,
+    External = 3,
+    Document = 4,
+}
+
+/// One term of the state's hash: of the bytes that `body` writes, in their place.
+pub(crate) fn digest(kind: Kind, place: usize, key: i64, body: impl FnOnce(&mut Vec<u8>)) -> u128 {
+    let mut bytes = Vec::with_capacity(512);
+    bytes.push(kind as u8);
+    put_number(&mut bytes, place as u64);
+    put_key(&mut bytes, key);
+    body(&mut bytes);
+    let mut half = [0; 16];
+    half.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
+    u128::from_le_bytes(half)
+}
