@@ -1,1 +1,12 @@
-//! End-to-end harness.
+//! The end-to-end harness: a real Postgres, a real ClickHouse engine, the real binaries as processes, the workload
+//! that everything is measured on, and what drives them (the oracle test, the demo, the benchmarks).
+
+pub mod clickhouse;
+pub mod folders;
+pub mod http;
+pub mod postgres;
+pub mod processes;
+pub mod reaper;
+pub mod terminal;
+pub mod wait;
+pub mod workload;

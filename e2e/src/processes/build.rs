@@ -1,0 +1,47 @@
+//! Builds the binaries that the harness runs, with the profile that the harness itself was built with.
+
+use std::{
+    path::PathBuf,
+    process::{Command, Stdio},
+};
+
+use anyhow::{Context as _, Result, bail};
+
+use crate::folders;
+
+#[derive(Debug, Clone)]
+pub struct Binaries {
+    pub query: PathBuf,
+    pub sync: PathBuf,
+}
+
+/// `cargo build --release` of both; quick where nothing changed. `BITDEX_BIN` names a folder of binaries to use as
+/// they are.
+pub async fn build() -> Result<Binaries> {
+    let folder = match std::env::var_os("BITDEX_BIN") {
+        Some(folder) => PathBuf::from(folder),
+        None => tokio::task::spawn_blocking(release).await.context("the build panicked")??,
+    };
+    let binaries = Binaries { query: folder.join("bitdex-query"), sync: folder.join("bitdex-sync") };
+    for binary in [&binaries.query, &binaries.sync] {
+        if !binary.is_file() {
+            bail!("{} is missing", binary.display());
+        }
+    }
+    Ok(binaries)
+}
+
+fn release() -> Result<PathBuf> {
+    let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
+    let status = Command::new(cargo)
+        .args(["build", "--release", "--quiet", "-p", "bitdex-query", "-p", "bitdex-sync"])
+        .current_dir(folders::workspace())
+        .stdin(Stdio::null())
+        .status()
+        .context("run cargo")?;
+    if !status.success() {
+        bail!("the binaries do not build ({status})");
+    }
+    // `target/e2e` stands beside `target/release`.
+    Ok(folders::target()?.with_file_name("release"))
+}
