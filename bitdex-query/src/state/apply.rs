@@ -6,7 +6,7 @@ use std::{
 };
 
 use bitdex_proto::{
-    Error, Result,
+    Error, Result, copy,
     ops::{Change, Op},
     query::Filter,
     schema::{DOCUMENT_SOURCE, FieldId, Schema, SourceId},
@@ -480,15 +480,4 @@ fn check_load<'r>(schema: &Schema, begin: &'r wire::LoadBegin) -> Result<&'r wir
 /// A copy of its own, so that it does not keep the record's buffer alive.
 fn owned(bytes: &Bytes) -> Bytes {
     Bytes::copy_from_slice(bytes)
-}
-
-// Until the decoder of COPY rows is there.
-mod copy {
-    pub(super) fn load_ops(
-        _: &bitdex_proto::schema::Schema,
-        _: usize,
-        _: &[u8],
-    ) -> bitdex_proto::Result<Vec<bitdex_proto::ops::Op>> {
-        Err(bitdex_proto::Error::Internal("COPY rows cannot be decoded yet".into()))
-    }
 }

@@ -1,1 +1,275 @@
+//! Loads, cursors, deferred ops, checkpoints and their damage. What documents hold and what searches find is compared
+//! with a naive model in the engine's tests.
 
+pub(crate) mod model;
+
+use std::{collections::BTreeSet, sync::Arc};
+
+use bitdex_proto::{
+    Error,
+    ops::{Change, Op},
+    query::Filter,
+    schema::Schema,
+    value::{FieldValue, Literal, Value},
+    wire::{self, record::Kind},
+};
+use bytes::Bytes;
+
+use self::model::{LABELS, LEVEL, RANK, row, schema};
+use super::{CLICKHOUSE, CheckpointError, POSTGRES, State};
+
+pub(crate) fn genesis(schema: &Schema) -> wire::Record {
+    let genesis = wire::Genesis { store: "store".into(), definition_hash: schema.hash.clone() };
+    wire::Record { kind: Some(Kind::Genesis(genesis)) }
+}
+
+pub(crate) fn batch(schema: &Schema, source: &str, previous: &str, new: &str, ops: &[Op]) -> wire::Batch {
+    wire::Batch {
+        source: source.into(),
+        previous_cursor: Bytes::copy_from_slice(previous.as_bytes()),
+        new_cursor: Bytes::copy_from_slice(new.as_bytes()),
+        ops: ops.iter().map(|op| op.to_wire(schema)).collect(),
+        caught_up: false,
+        backlog: 0,
+    }
+}
+
+pub(crate) fn record(batch: wire::Batch) -> wire::Record {
+    wire::Record { kind: Some(Kind::Batch(batch)) }
+}
+
+pub(crate) fn round_trip(state: &State) -> State {
+    let mut bytes = Vec::new();
+    state.write_checkpoint(&mut bytes).unwrap();
+    State::read_checkpoint(state.schema().clone(), &mut bytes.as_slice()).unwrap()
+}
+
+fn new_state() -> State {
+    let schema = Arc::new(schema());
+    let mut state = State::new(schema.clone());
+    state.apply(1, &genesis(&schema)).unwrap();
+    state
+}
+
+fn apply(state: &mut State, record: &wire::Record) {
+    state.validate(record).unwrap();
+    state.apply(state.sequence() + 1, record).unwrap();
+}
+
+fn document(key: i64, level: i64) -> Op {
+    let mut values = vec![None; 7];
+    values[0] = Some(Value::Int(level));
+    Op::Upsert { source: 0, key, row: Some(row(values)) }
+}
+
+fn load_begin(id: &str, parts: u32) -> wire::Record {
+    let load = wire::LoadOpen {
+        source: POSTGRES.into(),
+        load_id: id.into(),
+        cursor: Bytes::from_static(b"S0"),
+        parts: (0..parts).map(|part| wire::LoadPart { source: part, lo: 0, hi: 1 << 32 }).collect(),
+        ..wire::LoadOpen::default()
+    };
+    wire::Record { kind: Some(Kind::LoadBegin(wire::LoadBegin { load: Some(load), generation: 7 })) }
+}
+
+fn part_done(part: u32, rows: u64) -> wire::Record {
+    wire::Record { kind: Some(Kind::LoadPartDone(wire::LoadPartDone { part, rows })) }
+}
+
+fn load_end() -> wire::Record {
+    wire::Record { kind: Some(Kind::LoadEnd(wire::LoadEnd {})) }
+}
+
+#[test]
+fn a_batch_must_begin_at_the_cursor_of_its_source() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    apply(&mut state, &record(batch(&schema, POSTGRES, "", "a", &[document(1, 5)])));
+    apply(&mut state, &record(batch(&schema, "service", "", "x", &[])));
+    assert_eq!(state.cursors(), [(POSTGRES.into(), "a".into()), ("service".into(), Bytes::from_static(b"x"))]);
+
+    let wrong = record(batch(&schema, POSTGRES, "x", "b", &[document(2, 5)]));
+    assert!(matches!(state.validate(&wrong), Err(Error::Precondition(message)) if message.contains(POSTGRES)));
+    let before = state.hash();
+    assert!(state.clone().apply(9, &wrong).is_err());
+    assert_eq!((state.hash(), state.documents()), (before, 1));
+    assert!(state.apply(state.sequence(), &record(batch(&schema, POSTGRES, "a", "b", &[]))).is_err());
+}
+
+#[test]
+fn a_clone_does_not_see_later_records() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    let ops: Vec<_> = (0..200).map(|key| document(key, 1)).collect();
+    apply(&mut state, &record(batch(&schema, POSTGRES, "", "a", &ops)));
+    let (before, hash) = (state.clone(), state.hash());
+    let ops: Vec<_> = (0..200).map(|key| document(key, 2)).collect();
+    apply(&mut state, &record(batch(&schema, POSTGRES, "a", "b", &ops)));
+    assert_eq!(before.hash(), hash);
+    assert_eq!(before.index(LEVEL).unwrap().values.get(&Value::Int(1)).unwrap().len(), 200);
+    assert_eq!(state.index(LEVEL).unwrap().values.get(&Value::Int(2)).unwrap().len(), 200);
+    assert_eq!(state.index(LEVEL).unwrap().values.len(), 1);
+}
+
+#[test]
+fn readiness_takes_a_load_and_every_source_that_has_to_catch_up() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    let progress = |state: &State| state.readiness().progress;
+    assert_eq!(progress(&state), "waiting for the first load");
+    apply(&mut state, &load_begin("one", 3));
+    apply(&mut state, &part_done(1, 10));
+    apply(&mut state, &part_done(0, 5));
+    apply(&mut state, &part_done(1, 10));
+    assert_eq!(progress(&state), "loading: 2 of 3 parts, 15 rows");
+    assert_eq!(state.load().unwrap().done, [0, 1]);
+    assert!(matches!(state.validate(&load_end()), Err(Error::Precondition(message)) if message.contains("2 of 3")));
+    assert!(matches!(state.validate(&part_done(3, 1)), Err(Error::Invalid(message)) if message.contains("part 3")));
+    assert!(state.validate(&record(batch(&schema, POSTGRES, "", "a", &[]))).is_err());
+    state = round_trip(&state);
+    apply(&mut state, &part_done(2, 0));
+    apply(&mut state, &load_end());
+    assert_eq!(
+        (state.cursor(POSTGRES), state.generation(), state.load(), state.is_loaded()),
+        ("S0".into(), 7, None, true)
+    );
+    assert_eq!(progress(&state), "loaded; waiting to catch up with postgres");
+    let mut caught_up = batch(&schema, POSTGRES, "S0", "S1", &[]);
+    (caught_up.caught_up, caught_up.backlog) = (true, 100_001);
+    apply(&mut state, &record(caught_up));
+    assert!(state.catching_up());
+    assert_eq!(progress(&state), "loaded; waiting to catch up with clickhouse");
+    let mut caught_up = batch(&schema, CLICKHOUSE, "", "m", &[]);
+    caught_up.caught_up = true;
+    apply(&mut state, &record(caught_up));
+    apply(&mut state, &record(batch(&schema, POSTGRES, "S1", "S2", &[])));
+    assert!(state.readiness().ready && !state.catching_up());
+    apply(&mut state, &load_begin("two", 0));
+    assert!(!state.readiness().ready && !state.is_caught_up(POSTGRES) && state.is_caught_up(CLICKHOUSE));
+    assert_eq!(state.cursor(POSTGRES), "");
+}
+
+#[test]
+fn a_load_replaces_postgres_rows_and_keeps_the_others() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    let metric = |count| Op::Upsert { source: 7, key: 1, row: Some(row(vec![Some(Value::Int(count))])) };
+    let rank = |rank| Op::Field { document: 1, field: RANK, change: Change::Set(FieldValue::One(Value::Int(rank))) };
+    apply(&mut state, &record(batch(&schema, POSTGRES, "", "a", &[document(1, 5), document(2, 5)])));
+    apply(&mut state, &record(batch(&schema, "service", "", "x", &[rank(3)])));
+    apply(&mut state, &load_begin("one", 0));
+    assert_eq!((state.documents(), state.present().len()), (0, 0));
+    // Sources other than the one that loads go on.
+    apply(&mut state, &record(batch(&schema, CLICKHOUSE, "", "m", &[metric(9)])));
+    let filter = Filter::eq("rank", Literal::Int(3));
+    let label = Change::Add(Value::Text("top".into()));
+    let everyone = Op::QueryOpSet { filter, changes: vec![(LABELS, label)] };
+    apply(&mut state, &record(batch(&schema, "service", "x", "y", &[everyone, rank(4)])));
+    assert_eq!(state.documents(), 0);
+    state = round_trip(&state);
+    apply(&mut state, &load_end());
+    assert_eq!(state.documents(), 0);
+    apply(&mut state, &record(batch(&schema, POSTGRES, "S0", "b", &[document(1, 6)])));
+    let values = state.document(1).unwrap();
+    // No document was there when the query op ran, but the rank that came after it was kept.
+    assert_eq!((&values[RANK], &values[LABELS]), (&FieldValue::One(Value::Int(4)), &FieldValue::Null));
+    assert_eq!(values[model::COUNT], FieldValue::One(Value::Int(9)));
+    assert_eq!(state.hash(), state.recompute_hash());
+}
+
+#[test]
+fn a_query_op_sees_what_stands_before_it_in_its_batch() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    let set = |level, rank| Op::QueryOpSet {
+        filter: Filter::eq("level", Literal::Int(level)),
+        changes: vec![(RANK, Change::Set(FieldValue::One(Value::Int(rank))))],
+    };
+    let ops = [document(1, 5), set(5, 1), document(2, 5), document(1, 6), set(6, 2), set(5, 3)];
+    apply(&mut state, &record(batch(&schema, POSTGRES, "", "a", &ops)));
+    let rank = |id| state.document(id).unwrap()[RANK].clone();
+    assert_eq!([rank(1), rank(2)], [2, 3].map(|rank| FieldValue::One(Value::Int(rank))));
+}
+
+#[test]
+fn many_changes_at_once_equal_the_same_one_by_one() {
+    let (mut at_once, mut singly) = (new_state(), new_state());
+    let schema = at_once.schema().clone();
+    let documents: Vec<_> = (0..25_000).map(|key| document(key, key % 7)).collect();
+    let tags = (0..25_000).map(|document| Op::Member {
+        source: 4,
+        document,
+        value: Value::Int(i64::from(document % 3)),
+        present: true,
+    });
+    let tags: Vec<_> = tags.collect();
+    for (n, ops) in [documents.as_slice(), &tags, &[Op::Truncate { source: 4 }], &tags[..100]].into_iter().enumerate() {
+        let name = |n: usize| if n == 0 { String::new() } else { n.to_string() };
+        apply(&mut at_once, &record(batch(&schema, POSTGRES, &name(n), &name(n + 1), ops)));
+        for ops in ops.chunks(999) {
+            let cursor = singly.sequence().to_string();
+            let previous = singly.cursor(POSTGRES);
+            let previous = std::str::from_utf8(&previous).unwrap();
+            let record = record(batch(&schema, POSTGRES, previous, &cursor, ops));
+            apply(&mut singly, &record);
+        }
+        assert_eq!(at_once.hash(), singly.hash());
+        assert_eq!(at_once.hash(), at_once.recompute_hash());
+        model::assert_same_indexes(&at_once, &singly);
+        model::assert_same_indexes(&at_once, &round_trip(&at_once));
+    }
+}
+
+#[test]
+fn damage_to_a_checkpoint_is_found_and_named() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    let ops: Vec<_> = (0..50).map(|key| document(key, key % 7)).collect();
+    apply(&mut state, &record(batch(&schema, POSTGRES, "", "a", &ops)));
+    let mut bytes = Vec::new();
+    state.write_checkpoint(&mut bytes).unwrap();
+    let read = |bytes: &[u8]| State::read_checkpoint(schema.clone(), &mut &*bytes);
+
+    let mut said = BTreeSet::new();
+    for at in 0..bytes.len() {
+        for bit in [0x01, 0x80] {
+            let mut damaged = bytes.clone();
+            damaged[at] ^= bit;
+            let error = read(&damaged).expect_err(&format!("a flip of {bit:#x} in byte {at} is not seen"));
+            said.insert(error.to_string());
+        }
+        let error = read(&bytes[..at]).expect_err("a cut is not seen");
+        assert!(matches!(error, CheckpointError::Damaged(_)), "{error}");
+    }
+    assert!(said.iter().any(|said| said.contains("chunk 1 fails its checksum")), "{said:?}");
+
+    let mut other = model::schema();
+    other.hash = "another".into();
+    let error = State::read_checkpoint(Arc::new(other), &mut bytes.as_slice()).unwrap_err();
+    assert!(matches!(&error, CheckpointError::Definition { found, .. } if *found == schema.hash), "{error}");
+    bytes[8] = 9;
+    assert!(matches!(read(&bytes), Err(CheckpointError::Format { found: 9, supported: 1 })));
+}
+
+#[test]
+fn what_does_not_decode_is_refused_by_name() {
+    let schema = schema();
+    let check = |ops: Vec<wire::Op>| {
+        let batch = wire::Batch { source: POSTGRES.into(), ops, ..wire::Batch::default() };
+        State::check(&schema, &record(batch)).unwrap_err().to_string()
+    };
+    let field = |name: &str| wire::Op {
+        kind: Some(wire::op::Kind::Field(wire::FieldOp { document: 1, field: name.into(), change: None })),
+    };
+    assert!(check(vec![field("nothing")]).contains("unknown field nothing"));
+    assert!(check(vec![field("level")]).contains("only external fields"));
+    let mut too_large = document(1, 1).to_wire(&schema);
+    if let Some(wire::op::Kind::Upsert(upsert)) = &mut too_large.kind {
+        upsert.key = 1 << 32;
+    }
+    assert!(check(vec![too_large]).contains("document key 4294967296"));
+    let foreign = wire::Genesis { store: "s".into(), definition_hash: "other".into() };
+    let error = State::check(&schema, &wire::Record { kind: Some(Kind::Genesis(foreign)) }).unwrap_err();
+    assert!(error.to_string().contains("definition other"), "{error}");
+}
