@@ -1,0 +1,105 @@
+//! The command line. Every option can come from the environment as well; an option given wins over it.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+/// Fast filter, sort and page queries over an index that follows a Postgres database.
+#[derive(Debug, Parser)]
+#[command(
+    name = "bitdex-query",
+    version,
+    after_help = "Exit status: 0 after a graceful end, 64 for a wrong command line, definition or data folder, 1 for \
+                  any other failure."
+)]
+pub struct Cli {
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Serve one index: queries over gRPC and HTTP, and writes while this process is the writer.
+    ///
+    /// Any number of processes on one machine serve the same data folder. One of them holds its lock and is the writer;
+    /// the others follow its log, answer queries, and one takes over at once when the writer ends.
+    #[command(after_help = "Example:\n  bitdex-query serve --definition images.yaml --data /var/lib/bitdex\n  \
+                            curl -s localhost:7601/v1/describe")]
+    Serve(Serve),
+    /// Check a definition file, and print what the index would hold.
+    Validate {
+        /// The YAML file that says what the index holds.
+        #[arg(long, env = "BITDEX_DEFINITION", value_name = "FILE")]
+        definition: PathBuf,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Serve {
+    /// The YAML file that says what the index holds; bitdex-sync must be given the same.
+    #[arg(long, env = "BITDEX_DEFINITION", value_name = "FILE")]
+    pub definition: PathBuf,
+
+    /// Folder of the index, on a local file system; made where it is missing.
+    #[arg(long, env = "BITDEX_DATA", value_name = "FOLDER")]
+    pub data: PathBuf,
+
+    /// Where to serve gRPC (queries, ingestion, health, reflection). Port 0: any free one, see the line `listening`.
+    #[arg(long, env = "BITDEX_GRPC_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7600")]
+    pub grpc_listen: SocketAddr,
+
+    /// Where to serve HTTP (queries in JSON, /metrics, /healthz, /readyz).
+    #[arg(long, env = "BITDEX_HTTP_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7601")]
+    pub http_listen: SocketAddr,
+
+    /// host:port under which other processes reach this one's gRPC: readers name it to whoever wants to write.
+    /// Without it: the address of --grpc-listen, as this machine's loopback where that is 0.0.0.0.
+    #[arg(long, env = "BITDEX_ADVERTISE", value_name = "HOST:PORT")]
+    pub advertise: Option<String>,
+
+    /// Only ever read: never become the writer (a sidecar with a read-only volume).
+    #[arg(long, env = "BITDEX_READER_ONLY")]
+    pub reader_only: bool,
+
+    /// Write a checkpoint after this many MiB of log; a restart replays at most about as much.
+    #[arg(long, env = "BITDEX_CHECKPOINT_MB", value_name = "MIB", default_value_t = 256,
+          value_parser = clap::value_parser!(u32).range(1..))]
+    pub checkpoint_mb: u32,
+
+    /// Changes that may wait to become durable, in MiB; past it senders are slowed.
+    #[arg(long, env = "BITDEX_MAX_QUEUE_MB", value_name = "MIB", default_value_t = 64,
+          value_parser = clap::value_parser!(u32).range(1..=16384))]
+    pub max_queue_mb: u32,
+
+    /// After SIGTERM: seconds to go on answering while load balancers learn that this process is going.
+    #[arg(long, env = "BITDEX_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 3)]
+    pub drain_seconds: u64,
+
+    /// How log lines look, on standard error.
+    #[arg(long, env = "BITDEX_LOG_FORMAT", value_name = "FORMAT", default_value = "text")]
+    pub log_format: LogFormat,
+
+    /// What is logged: a level (error, warn, info, debug, trace), or levels by module, as in `info,bitdex_query=debug`.
+    #[arg(long, env = "BITDEX_LOG", value_name = "FILTER", default_value = "info")]
+    pub log: String,
+}
+
+impl Serve {
+    pub fn checkpoint_bytes(&self) -> u64 {
+        u64::from(self.checkpoint_mb) << 20
+    }
+
+    pub fn queue_bytes(&self) -> usize {
+        (self.max_queue_mb as usize) << 20
+    }
+
+    pub fn lame_duck(&self) -> Duration {
+        Duration::from_secs(self.drain_seconds)
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

@@ -1,0 +1,149 @@
+//! The gRPC front end of the query calls: wire → domain → [`Service`] → wire.
+
+use std::{sync::Arc, time::Duration};
+
+use bitdex_proto::{
+    query::{CountRequest, GetRequest, SearchRequest},
+    schema::{FieldId, Schema},
+    value::FieldValue,
+    wire::{self, query_server},
+};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, metadata::MetadataMap};
+
+use super::{
+    service::{MAX_WAIT, Service},
+    telemetry::observe,
+};
+
+/// The share of a call's time that is left for the answer's way back.
+const WAY_BACK: u32 = 10;
+
+#[derive(Debug)]
+pub(super) struct Queries {
+    pub(super) service: Arc<Service>,
+}
+
+#[tonic::async_trait]
+impl query_server::Query for Queries {
+    async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchResponse>, Status> {
+        observe("Search", "grpc", async {
+            let deadline = deadline(request.metadata());
+            let request = SearchRequest::try_from(request.into_inner())?;
+            let answer = self.service.search(request, deadline).await?;
+            let info = Some(answer.info());
+            let schema = self.service.schema();
+            let page = answer.value;
+            Ok(wire::SearchResponse {
+                hits: hits(schema, &page.ids, &page.fields, &page.rows),
+                fields: names(schema, &page.fields),
+                next_cursor: page.next_cursor.unwrap_or_default(),
+                count: page.count,
+                info,
+            })
+        })
+        .await
+        .map(Response::new)
+        .map_err(Status::from)
+    }
+
+    async fn get(&self, request: Request<wire::GetRequest>) -> Result<Response<wire::GetResponse>, Status> {
+        observe("Get", "grpc", async {
+            let deadline = deadline(request.metadata());
+            let request = GetRequest::try_from(request.into_inner())?;
+            let answer = self.service.get(request, deadline).await?;
+            let info = Some(answer.info());
+            let schema = self.service.schema();
+            let documents = answer.value;
+            Ok(wire::GetResponse {
+                documents: hits(schema, &documents.ids, &documents.fields, &documents.rows),
+                fields: names(schema, &documents.fields),
+                info,
+            })
+        })
+        .await
+        .map(Response::new)
+        .map_err(Status::from)
+    }
+
+    async fn count(&self, request: Request<wire::CountRequest>) -> Result<Response<wire::CountResponse>, Status> {
+        observe("Count", "grpc", async {
+            let deadline = deadline(request.metadata());
+            let request = CountRequest::try_from(request.into_inner())?;
+            let answer = self.service.count(request, deadline).await?;
+            Ok(wire::CountResponse { count: answer.value, info: Some(answer.info()) })
+        })
+        .await
+        .map(Response::new)
+        .map_err(Status::from)
+    }
+
+    async fn describe(
+        &self,
+        request: Request<wire::DescribeRequest>,
+    ) -> Result<Response<wire::DescribeResponse>, Status> {
+        observe("Describe", "grpc", async {
+            self.service.check_index(&request.get_ref().index)?;
+            self.service.describe()
+        })
+        .await
+        .map(Response::new)
+        .map_err(Status::from)
+    }
+}
+
+/// Until when a call may wait: its `grpc-timeout`, less the answer's way back, and at most [`MAX_WAIT`].
+fn deadline(metadata: &MetadataMap) -> Instant {
+    let timeout = metadata.get("grpc-timeout").and_then(|timeout| timeout.to_str().ok()).and_then(parse_timeout);
+    Instant::now() + timeout.map_or(MAX_WAIT, |timeout| (timeout - timeout / WAY_BACK).min(MAX_WAIT))
+}
+
+/// At most eight digits and a unit, as the gRPC protocol says.
+fn parse_timeout(text: &str) -> Option<Duration> {
+    let unit = text.chars().last()?;
+    let number: u64 = text[..text.len() - unit.len_utf8()].parse().ok()?;
+    Some(match unit {
+        'H' => Duration::from_secs(number.checked_mul(3600)?),
+        'M' => Duration::from_secs(number.checked_mul(60)?),
+        'S' => Duration::from_secs(number),
+        'm' => Duration::from_millis(number),
+        'u' => Duration::from_micros(number),
+        'n' => Duration::from_nanos(number),
+        _ => return None,
+    })
+}
+
+fn names(schema: &Schema, fields: &[FieldId]) -> Vec<String> {
+    fields.iter().map(|field| schema.fields[*field].name.clone()).collect()
+}
+
+fn hits(schema: &Schema, ids: &[u32], fields: &[FieldId], rows: &[Vec<FieldValue>]) -> Vec<wire::Hit> {
+    let values = |row: &Vec<FieldValue>| {
+        fields.iter().zip(row).map(|(field, value)| value.to_wire(schema.fields[*field].ty)).collect()
+    };
+    ids.iter()
+        .enumerate()
+        .map(|(i, id)| wire::Hit { id: *id, values: rows.get(i).map(values).unwrap_or_default() })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_grpc_timeouts() {
+        for (text, timeout) in [
+            ("1S", Some(Duration::from_secs(1))),
+            ("250m", Some(Duration::from_millis(250))),
+            ("99999999H", Some(Duration::from_secs(99_999_999 * 3600))),
+            ("7u", Some(Duration::from_micros(7))),
+            ("", None),
+            ("5", None),
+            ("-1S", None),
+            ("1é", None),
+        ] {
+            assert_eq!(parse_timeout(text), timeout, "{text}");
+        }
+    }
+}
