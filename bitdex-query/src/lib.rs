@@ -2,6 +2,11 @@
 //!
 //! Data flows one way: wire → domain → log → state → engine → answer.
 
+pub mod cli;
+pub mod election;
 pub mod engine;
+pub mod log;
 pub mod node;
+pub mod server;
 pub mod state;
+pub mod store;

@@ -1,36 +1,131 @@
 //! This process's part in the index: it follows the log or writes it, publishes versions of the state, and lets callers
 //! wait for one.
+//!
+//! One thread owns the log: it follows, and once the lock is this process's it writes. Everything else reads versions,
+//! which that thread publishes only once they are durable.
 
 mod options;
 mod session;
+#[cfg(test)]
+mod tests;
+mod wait;
+mod worker;
+mod write;
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc,
+};
 
-use bitdex_proto::{Error, Result, query::Consistency, wire};
-use tokio::time::Instant;
+use arc_swap::ArcSwap;
+use bitdex_proto::{Error, Result, query::Consistency, token::Token, wire};
+use bytes::Bytes;
+use parking_lot::Mutex;
+use prost::Message as _;
+use tokio::{
+    sync::{Semaphore, oneshot, watch},
+    time::Instant,
+};
 
 pub use options::{Ack, Health, NodeOptions, Role};
 pub use session::SessionGuard;
 
-use crate::state::State;
+use crate::{
+    election::{LockGuard, read_address},
+    log::{
+        disk::{Disk, RealDisk},
+        frame::MAX_PAYLOAD,
+    },
+    state::State,
+    store::{
+        Folder,
+        manifest::{CheckpointRef, Manifest},
+    },
+};
 use session::Sessions;
 
-/// A process's view of one index, and its right to write where it has it.
+/// A process's view of one index, and its right to write where it has it. Dropping it ends the thread that owns the log,
+/// as a crash would: what was not acknowledged may be lost ([`Node::drain`] loses nothing).
 #[derive(Debug)]
 pub struct Node {
-    current: Arc<State>,
+    shared: Arc<Shared>,
+}
+
+/// What the log's thread and the callers share.
+#[derive(Debug)]
+struct Shared {
+    options: NodeOptions,
+    folder: Folder,
+    disk: Arc<dyn Disk>,
+    current: ArcSwap<State>,
+    /// Of the current version; set after it.
+    sequence: watch::Sender<u64>,
+    role: watch::Sender<Role>,
+    epoch: AtomicU64,
+    problem: Mutex<Option<String>>,
+    /// Why this process cannot go on.
+    failed: watch::Sender<Option<String>>,
+    draining: AtomicBool,
+    commands: mpsc::Sender<Command>,
+    /// Permits are bytes, in units of [`QUEUE_UNIT`].
+    queue: Arc<Semaphore>,
+    sessions: Arc<Sessions>,
+    /// Counts up while queries wait for what is not there yet.
+    wanted: watch::Sender<u64>,
+}
+
+const QUEUE_UNIT: usize = 1 << 10;
+
+/// What the thread that owns the log is told.
+#[derive(Debug)]
+enum Command {
+    /// The lock is this process's.
+    Locked(Result<LockGuard, crate::log::Error>),
+    Submit(Box<Submission>),
+    /// A checkpoint was written (with the length of its file), or why not.
+    Checkpointed(Result<(CheckpointRef, u64), crate::log::Error>),
+    Drain(oneshot::Sender<()>),
+    Stop,
+}
+
+/// A record that waits to become durable.
+#[derive(Debug)]
+struct Submission {
+    record: wire::Record,
+    payload: Vec<u8>,
+    answer: oneshot::Sender<Result<Ack>>,
+    /// Its room in the queue.
+    _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
 impl Node {
     /// Opens the data folder and, unless it is `reader_only`, stands for election. Returns once this process either is
-    /// the writer or has read the log up to its durable frontier.
+    /// the writer or has read the log up to its durable frontier (where there is no store yet: at once).
+    ///
+    /// FAILED_PRECONDITION for a folder of another definition or on a network file system, DATA_LOSS for damaged files,
+    /// each named.
     pub async fn open(options: NodeOptions) -> Result<Arc<Self>> {
-        Ok(Arc::new(Self { current: Arc::new(State::new(options.schema)) }))
+        Self::open_on(options, Arc::new(RealDisk)).await
+    }
+
+    /// As [`Node::open`], with all changes of files going through `disk`.
+    pub async fn open_on(options: NodeOptions, disk: Arc<dyn Disk>) -> Result<Arc<Self>> {
+        let (shared, receiver) = Shared::new(options, disk)?;
+        // Made before the thread, so that the thread ends also where this call is given up.
+        let node = Arc::new(Self { shared: Arc::clone(&shared) });
+        let (opened, result) = oneshot::channel();
+        std::thread::Builder::new()
+            .name("bitdex-log".into())
+            .spawn(move || worker::run(shared, receiver, opened))
+            .map_err(|error| Error::Internal(format!("cannot start the log's thread: {error}")))?;
+        result.await.unwrap_or_else(|_| Err(Error::Internal("the log's thread ended while it opened".into())))?;
+        Ok(node)
     }
 
     /// The newest version; never waits.
     pub fn current(&self) -> Arc<State> {
-        Arc::clone(&self.current)
+        self.shared.current.load_full()
     }
 
     /// The newest version, once it is at `min_sequence` or later and has what `consistency` demands.
@@ -39,76 +134,200 @@ impl Node {
     /// FAILED_PRECONDITION for a token that this store cannot compare itself with.
     pub async fn wait_for(
         &self,
-        _consistency: Option<&Consistency>,
-        _min_sequence: u64,
-        _deadline: Instant,
+        consistency: Option<&Consistency>,
+        min_sequence: u64,
+        deadline: Instant,
     ) -> Result<Arc<State>> {
-        Ok(self.current())
+        wait::wait_for(&self.shared, consistency, min_sequence, deadline).await
     }
 
     pub fn role(&self) -> Role {
-        Role::Reader
+        *self.shared.role.borrow()
+    }
+
+    /// Waits until this process is the writer.
+    pub async fn promoted(&self) {
+        // The sender lives as long as `self`.
+        let _ = self.shared.role.subscribe().wait_for(|role| *role == Role::Writer).await;
     }
 
     /// The epoch of the log that this process wrote or read last; 0 before the first.
     pub fn epoch(&self) -> u64 {
-        0
+        self.shared.epoch.load(Ordering::Relaxed)
     }
 
     /// gRPC address of the writer, where it told one.
     pub fn writer_address(&self) -> Option<String> {
-        None
+        read_address(&self.shared.folder.writer())
     }
 
-    /// The right to write; UNAVAILABLE, with the writer's address, where this process is not the writer.
+    /// The right to write; UNAVAILABLE, with the writer's address, where this process is not the writer or drains.
     pub fn writer(&self) -> Result<WriterHandle> {
-        Err(Error::Unavailable { message: "this process is a reader".into(), writer: self.writer_address() })
+        if self.role() == Role::Writer && !self.shared.draining.load(Ordering::Acquire) {
+            return Ok(WriterHandle { shared: Arc::clone(&self.shared) });
+        }
+        let (message, writer) = match self.role() {
+            Role::Writer => ("this process is shutting down", None),
+            Role::Reader => ("this process is a reader: write to the writer", self.writer_address()),
+        };
+        Err(Error::Unavailable { message: message.into(), writer })
     }
 
     /// Stops taking records, makes durable and acknowledges what was taken, writes a checkpoint where that is cheap, and
     /// gives up the lock. The process goes on as a reader that never stands again.
-    pub async fn drain(&self) {}
+    pub async fn drain(&self) {
+        self.shared.draining.store(true, Ordering::Release);
+        let (sender, drained) = oneshot::channel();
+        if self.shared.commands.send(Command::Drain(sender)).is_ok() {
+            // An error means that the thread ended, and with it the lock.
+            let _ = drained.await;
+        }
+    }
 
     pub fn health(&self) -> Health {
-        Health { role: self.role(), problem: None, fatal: false }
+        let fatal = self.shared.failed.borrow().clone();
+        Health {
+            role: self.role(),
+            fatal: fatal.is_some(),
+            problem: fatal.or_else(|| self.shared.problem.lock().clone()),
+        }
     }
 
     /// Waits until the node has failed for good ([`Health::fatal`]), and says why. The process should then end with an
     /// error, so that another takes its place.
     pub async fn failed(&self) -> String {
-        std::future::pending().await
+        match self.shared.failed.subscribe().wait_for(Option::is_some).await {
+            Ok(reason) => reason.clone().unwrap_or_default(),
+            // The sender lives as long as `self`.
+            Err(_) => String::new(),
+        }
     }
 
-    /// Waits until a query of this or another process of the folder, that began to wait after the last return of this
-    /// call, demands more than what is there: senders should then send progress at once.
+    /// Waits, on the writer, until a query of any process of the folder waits for changes that are not there yet:
+    /// whoever feeds the index should then send progress at once. Goes on firing every 25 ms while one waits.
     pub async fn progress_wanted(&self) {
-        std::future::pending().await
+        // The sender lives as long as `self`.
+        let _ = self.shared.wanted.subscribe().changed().await;
     }
+
+    /// Sequence number of the newest version.
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared.sequence.subscribe()
+    }
+}
+
+impl Drop for Node {
+    fn drop(&mut self) {
+        // An error means that the thread has ended.
+        let _ = self.shared.commands.send(Command::Stop);
+    }
+}
+
+impl Shared {
+    fn new(options: NodeOptions, disk: Arc<dyn Disk>) -> Result<(Arc<Self>, mpsc::Receiver<Command>)> {
+        let folder = Folder::open(&options.data, !options.reader_only)?;
+        let (commands, receiver) = mpsc::channel();
+        let shared = Arc::new(Self {
+            current: ArcSwap::from_pointee(State::new(Arc::clone(&options.schema))),
+            queue: Arc::new(Semaphore::new((options.queue_bytes / QUEUE_UNIT).max(1))),
+            options,
+            folder,
+            disk,
+            sequence: watch::Sender::new(0),
+            role: watch::Sender::new(Role::Reader),
+            epoch: AtomicU64::new(0),
+            problem: Mutex::new(None),
+            failed: watch::Sender::new(None),
+            draining: AtomicBool::new(false),
+            commands,
+            sessions: Arc::default(),
+            wanted: watch::Sender::new(0),
+        });
+        Ok((shared, receiver))
+    }
+
+    /// Shows a version to queries. Only for what is durable.
+    fn publish(&self, state: &State) {
+        let sequence = state.sequence();
+        self.current.store(Arc::new(state.clone()));
+        self.sequence.send_replace(sequence);
+        metrics::gauge!("bitdex_sequence").set(sequence as f64);
+    }
+
+    /// Removes files that are not needed any more. What cannot be removed stays for the next time.
+    fn clean(&self, manifest: &Manifest) {
+        if let Err(error) = self.folder.clean(&*self.disk, manifest) {
+            tracing::warn!(%error, "cannot remove old files of the store");
+        }
+    }
+
+    fn set_problem(&self, problem: Option<String>) {
+        *self.problem.lock() = problem;
+    }
+
+    fn fail(&self, reason: String) {
+        tracing::error!(%reason, "the node cannot go on");
+        self.role.send_replace(Role::Reader);
+        self.sessions.supersede_all();
+        self.failed.send_replace(Some(reason));
+    }
+}
+
+/// A token that demands `sequence` of the state's store.
+fn token(state: &State, sequence: u64, postgres_cursor: Bytes) -> Bytes {
+    let now_us = std::time::SystemTime::now()
+        .duration_since(std::time::UNIX_EPOCH)
+        .map_or(0, |since| i64::try_from(since.as_micros()).unwrap_or(i64::MAX));
+    Token { store: state.store().into(), generation: state.generation(), sequence, postgres_cursor, now_us }.to_bytes()
 }
 
 /// The right to write, while this process is the writer. Cheap to clone.
 #[derive(Debug, Clone)]
 pub struct WriterHandle {
-    sessions: Arc<Sessions>,
+    shared: Arc<Shared>,
 }
 
 impl WriterHandle {
     /// Checks the record, appends it, waits until it is durable and visible here.
     ///
     /// INVALID_ARGUMENT where it does not decode against the schema, FAILED_PRECONDITION where a batch's previous cursor
-    /// is not the durable one, RESOURCE_EXHAUSTED where the disk is full (nothing of it is kept), UNAVAILABLE where this
-    /// process stopped being the writer (whether the record is kept is then open; its source's cursor tells).
-    pub async fn submit(&self, _record: wire::Record) -> Result<Ack> {
-        Err(Error::Internal("not built yet".into()))
+    /// is not the durable one, RESOURCE_EXHAUSTED where the disk is full, UNAVAILABLE where this process stopped being
+    /// the writer. After the latter two the record may turn out to be kept after a change of writers; its source's
+    /// cursor then tells.
+    pub async fn submit(&self, record: wire::Record) -> Result<Ack> {
+        State::check(&self.shared.options.schema, &record)?;
+        let payload = record.encode_to_vec();
+        if payload.len() > MAX_PAYLOAD {
+            return Err(Error::Exhausted(format!(
+                "a record of {} bytes is above the limit of {MAX_PAYLOAD}: send smaller batches",
+                payload.len()
+            )));
+        }
+        let room = (payload.len() / QUEUE_UNIT + 1).min((self.shared.options.queue_bytes / QUEUE_UNIT).max(1));
+        let permit = Arc::clone(&self.shared.queue)
+            .acquire_many_owned(u32::try_from(room).unwrap_or(u32::MAX))
+            .await
+            .map_err(|_| ended())?;
+        if self.shared.draining.load(Ordering::Acquire) {
+            return Err(Error::unavailable("this process is shutting down"));
+        }
+        let (answer, answered) = oneshot::channel();
+        let submission = Submission { record, payload, answer, _permit: permit };
+        self.shared.commands.send(Command::Submit(Box::new(submission))).map_err(|_| ended())?;
+        answered.await.map_err(|_| ended())?
     }
 
     /// Waits for the turn to feed `source`: one session a source is active.
     pub async fn session(&self, source: &str) -> SessionGuard {
-        self.sessions.enter(source).await
+        self.shared.sessions.enter(source).await
     }
 
     /// Ends the active session of `source` (a load begins).
     pub fn supersede(&self, source: &str) {
-        self.sessions.supersede(source);
+        self.shared.sessions.supersede(source);
     }
+}
+
+fn ended() -> Error {
+    Error::unavailable("this process is no longer the writer")
 }

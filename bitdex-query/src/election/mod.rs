@@ -1,0 +1,108 @@
+//! Who writes: the process that holds the lock on the folder's LOCK file.
+//!
+//! The file is made once, never unlinked, never written and never truncated, so that all processes lock the same one.
+//! The kernel gives the lock up when its holder ends, however that happens; a candidate that waits blocked on it goes on
+//! at once. The lock says who may write *now*; the epoch, which each promotion raises in the manifest before it writes
+//! anything, says whose segments are whose.
+
+mod address;
+
+use std::{
+    fs::{self, File},
+    io,
+    os::unix::fs::MetadataExt as _,
+    path::Path,
+};
+
+use rustix::fs::{FlockOperation, flock};
+
+pub use address::{publish_address, read_address};
+
+use crate::log::{Error, Result};
+
+/// The right to write, as long as it lives.
+#[derive(Debug)]
+#[must_use = "the lock is given up when the guard is dropped"]
+pub struct LockGuard {
+    _file: File,
+}
+
+/// Takes the lock if it is free.
+pub fn try_lock(path: &Path) -> Result<Option<LockGuard>> {
+    let file = open(path)?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => confirm(path, file).map(Some),
+        Err(rustix::io::Errno::WOULDBLOCK) => Ok(None),
+        Err(errno) => Err(Error::io("lock", path)(errno.into())),
+    }
+}
+
+/// Waits, blocked, until the lock is free, and takes it.
+pub fn lock(path: &Path) -> Result<LockGuard> {
+    let file = open(path)?;
+    loop {
+        match flock(&file, FlockOperation::LockExclusive) {
+            Ok(()) => return confirm(path, file),
+            Err(rustix::io::Errno::INTR) => {}
+            Err(errno) => return Err(Error::io("lock", path)(errno.into())),
+        }
+    }
+}
+
+fn open(path: &Path) -> Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(Error::io("open", path))
+}
+
+/// The lock is worth nothing if others lock another file.
+fn confirm(path: &Path, file: File) -> Result<LockGuard> {
+    let inode = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| (metadata.dev(), metadata.ino()));
+    let held = inode(file.metadata()).map_err(Error::io("read", path))?;
+    match inode(fs::metadata(path)) {
+        Ok(named) if named == held => Ok(LockGuard { _file: file }),
+        _ => Err(Error::Foreign(format!(
+            "{} was replaced while processes of its folder were running: stop them all, then start them again",
+            path.display()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{sync::mpsc, thread};
+
+    use super::*;
+
+    #[test]
+    fn one_holds_and_the_next_follows_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("LOCK");
+        let held = try_lock(&path).unwrap().unwrap();
+        assert!(try_lock(&path).unwrap().is_none());
+        let (sender, promoted) = mpsc::channel();
+        let waiting = thread::spawn({
+            let path = path.clone();
+            move || {
+                let guard = lock(&path).unwrap();
+                sender.send(()).unwrap();
+                guard
+            }
+        });
+        assert!(promoted.try_recv().is_err());
+        drop(held);
+        promoted.recv().unwrap();
+        let guard = waiting.join().unwrap();
+        assert!(try_lock(&path).unwrap().is_none());
+        drop(guard);
+        assert!(try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn a_lock_on_a_file_that_was_replaced_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("LOCK");
+        let file = open(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        let error = confirm(&path, file).unwrap_err().to_string();
+        assert!(error.contains("was replaced"), "{error}");
+    }
+}

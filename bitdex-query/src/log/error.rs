@@ -1,0 +1,66 @@
+//! What can go wrong with the files of a data folder.
+
+use std::{io, path::PathBuf};
+
+use bitdex_proto::Error as Wire;
+
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("cannot {action} {}: {source}", path.display())]
+    Io { action: &'static str, path: PathBuf, source: io::Error },
+    /// Nothing of what was to be written is kept.
+    #[error("the disk of {} is full: free space or grow the volume, then send it again", path.display())]
+    Full { path: PathBuf },
+    #[error("{} is damaged at byte {offset}: {reason}", path.display())]
+    Damaged { path: PathBuf, offset: u64, reason: String },
+    #[error("{} has format {found}, this release reads {supported}: run the release that wrote it", path.display())]
+    Format { path: PathBuf, found: u32, supported: u32 },
+    /// The folder is not what this process was told to serve. Names the remedy.
+    #[error("{0}")]
+    Foreign(String),
+    /// A record that was logged cannot be applied.
+    #[error("record {sequence} of {} cannot be applied: {reason}", path.display())]
+    Record { path: PathBuf, sequence: u64, reason: String },
+    /// A write or fsync failed before; what the disk holds is not known.
+    #[error("the log takes no more records, because of an earlier failure: {0}")]
+    Poisoned(String),
+}
+
+impl Error {
+    pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| Self::Io { action, path, source }
+    }
+
+    /// For a write: a full disk is told from all other failures.
+    pub fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
+        let path = path.into();
+        move |source| match source.kind() {
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
+            _ => Self::Io { action: "write", path, source },
+        }
+    }
+
+    pub fn damaged(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {
+        Self::Damaged { path: path.into(), offset, reason: reason.into() }
+    }
+
+    pub fn is_not_found(&self) -> bool {
+        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
+    }
+}
+
+impl From<Error> for Wire {
+    fn from(error: Error) -> Self {
+        let message = error.to_string();
+        match error {
+            Error::Io { .. } => Self::Internal(message),
+            Error::Full { .. } => Self::Exhausted(message),
+            Error::Damaged { .. } | Error::Record { .. } => Self::DataLoss(message),
+            Error::Format { .. } | Error::Foreign(_) => Self::Precondition(message),
+            Error::Poisoned(_) => Self::unavailable(message),
+        }
+    }
+}

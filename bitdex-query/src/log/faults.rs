@@ -1,0 +1,177 @@
+//! A disk for tests that fails on demand, counts syncs, and can lose what was not synced, as a power loss does.
+
+use std::{
+    collections::HashMap,
+    fs::File,
+    io,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use parking_lot::Mutex;
+use rand::{Rng, RngExt as _};
+
+use super::disk::{Disk, DiskFile, RealDisk};
+
+pub(crate) const EIO: i32 = 5;
+pub(crate) const ENOSPC: i32 = 28;
+
+#[derive(Debug, Default)]
+pub(crate) struct FaultyDisk {
+    shared: Arc<Mutex<Plan>>,
+}
+
+#[derive(Debug, Default)]
+struct Plan {
+    /// After this many more bytes, writes fail with this error.
+    write: Option<(u64, i32)>,
+    /// After this many more syncs (of files and folders), they fail.
+    sync: Option<u64>,
+    /// Everything fails once a write or sync did.
+    crash: bool,
+    crashed: bool,
+    syncs: u64,
+    /// Length, and how much of it is synced.
+    files: HashMap<PathBuf, (u64, u64)>,
+}
+
+impl Plan {
+    fn alive(&self) -> io::Result<()> {
+        if self.crashed { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.alive()?;
+        if let Some(left) = &mut self.sync {
+            if *left == 0 {
+                self.crashed = self.crash;
+                return Err(io::Error::from_raw_os_error(EIO));
+            }
+            *left -= 1;
+        }
+        self.syncs += 1;
+        Ok(())
+    }
+}
+
+impl FaultyDisk {
+    /// Writes take `bytes` more, then fail.
+    pub(crate) fn fail_writes_after(&self, bytes: u64, errno: i32) {
+        self.shared.lock().write = Some((bytes, errno));
+    }
+
+    pub(crate) fn fail_syncs_after(&self, syncs: u64) {
+        self.shared.lock().sync = Some(syncs);
+    }
+
+    /// The next injected failure ends everything, as the end of the process would.
+    pub(crate) fn crash_on_failure(&self) {
+        self.shared.lock().crash = true;
+    }
+
+    pub(crate) fn heal(&self) {
+        let mut plan = self.shared.lock();
+        (plan.write, plan.sync) = (None, None);
+    }
+
+    pub(crate) fn syncs(&self) -> u64 {
+        self.shared.lock().syncs
+    }
+
+    /// Takes away, of each file, a random part of what was not synced.
+    pub(crate) fn lose_power(&self, rng: &mut impl Rng) {
+        let plan = self.shared.lock();
+        let mut files: Vec<_> = plan.files.iter().collect();
+        files.sort();
+        for (path, (length, synced)) in files {
+            if length > synced && path.exists() {
+                let kept = rng.random_range(*synced..=*length);
+                File::options().write(true).open(path).unwrap().set_len(kept).unwrap();
+            }
+        }
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
+        let mut plan = self.shared.lock();
+        plan.alive()?;
+        let file = RealDisk.create(path)?;
+        plan.files.insert(path.into(), (0, 0));
+        let path = Arc::new(Mutex::new(PathBuf::from(path)));
+        Ok(Box::new(FaultyFile { file, path, shared: Arc::clone(&self.shared) }))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
+        let mut plan = self.shared.lock();
+        plan.alive()?;
+        RealDisk.rename(from, to)?;
+        if let Some(lengths) = plan.files.remove(from) {
+            plan.files.insert(to.into(), lengths);
+        }
+        Ok(())
+    }
+
+    fn remove(&self, path: &Path) -> io::Result<()> {
+        let mut plan = self.shared.lock();
+        plan.alive()?;
+        plan.files.remove(path);
+        RealDisk.remove(path)
+    }
+
+    fn sync_folder(&self, folder: &Path) -> io::Result<()> {
+        self.shared.lock().sync()?;
+        RealDisk.sync_folder(folder)
+    }
+}
+
+#[derive(Debug)]
+struct FaultyFile {
+    file: Box<dyn DiskFile>,
+    /// Under which it was made; a published file goes by the name without the suffix.
+    path: Arc<Mutex<PathBuf>>,
+    shared: Arc<Mutex<Plan>>,
+}
+
+impl FaultyFile {
+    fn lengths<'a>(&self, plan: &'a mut Plan) -> Option<&'a mut (u64, u64)> {
+        let mut path = self.path.lock();
+        if !plan.files.contains_key(&*path) {
+            *path = path.with_extension("");
+        }
+        plan.files.get_mut(&*path)
+    }
+}
+
+impl DiskFile for FaultyFile {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let shared = Arc::clone(&self.shared);
+        let mut plan = shared.lock();
+        plan.alive()?;
+        let mut allowed = bytes.len();
+        if let Some((left, errno)) = plan.write {
+            allowed = allowed.min(left as usize);
+            if allowed == 0 {
+                plan.crashed = plan.crash;
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            plan.write = Some((left - allowed as u64, errno));
+        }
+        let written = self.file.write(&bytes[..allowed])?;
+        if let Some((length, _)) = self.lengths(&mut plan) {
+            *length += written as u64;
+        }
+        Ok(written)
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        let shared = Arc::clone(&self.shared);
+        let mut plan = shared.lock();
+        plan.sync()?;
+        if let Some((length, synced)) = self.lengths(&mut plan) {
+            *synced = *length;
+        }
+        drop(plan);
+        self.file.sync()
+    }
+}

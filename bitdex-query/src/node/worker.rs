@@ -1,0 +1,373 @@
+//! The thread that owns the log: it follows until the lock is this process's, takes over, and writes.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    ops::ControlFlow,
+    sync::{
+        Arc,
+        atomic::Ordering,
+        mpsc::{Receiver, RecvTimeoutError},
+    },
+    thread,
+    time::{Duration, Instant},
+};
+
+use bitdex_proto::{Result as WireResult, wire};
+use prost::Message as _;
+use tokio::sync::oneshot;
+
+use super::{Command, Role, Shared, write::Writing};
+use crate::{
+    election::{self, LockGuard, publish_address},
+    log::{
+        Error, Result,
+        disk::publish,
+        mapping::{self, Frontier},
+        reader::{Followed, LogEnd, LogReader},
+        segment::{SegmentEnd, segment_path},
+        writer::{LogOptions, LogWriter},
+    },
+    state::State,
+    store::{checkpoint::CheckpointFile, manifest::Manifest},
+};
+
+/// How often a follower looks at the frontier.
+const POLL: Duration = Duration::from_millis(1);
+/// How long a follower that cannot go on waits before it tries from the manifest again.
+const RETRY: Duration = Duration::from_secs(1);
+/// While much is replayed, a version is published this often.
+const PUBLISH: Duration = Duration::from_millis(20);
+/// How often a manifest whose files are gone is read again before that counts as damage.
+const REOPEN: usize = 10;
+const RANDOM: &str = "/dev/urandom";
+
+pub(super) struct Worker {
+    pub(super) shared: Arc<Shared>,
+    pub(super) commands: Receiver<Command>,
+    /// The state at `follower`'s position or, on the writer, at the log's end. Never ahead of the frontier while
+    /// following.
+    pub(super) state: State,
+    follower: Option<Follower>,
+}
+
+#[derive(Debug)]
+struct Follower {
+    reader: LogReader,
+    frontier: Arc<Frontier>,
+}
+
+pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: oneshot::Sender<WireResult<()>>) {
+    let state = State::clone(&shared.current.load());
+    let mut worker = Worker { shared: Arc::clone(&shared), commands, state, follower: None };
+    let unwinding = FailOnUnwind(&shared);
+    match worker.start() {
+        Ok(writing) => {
+            // An error means that the caller gave up; the node's drop has sent `Stop`.
+            let _ = opened.send(Ok(()));
+            if let Err(error) = worker.serve(writing) {
+                shared.fail(error.to_string());
+            }
+        }
+        Err(error) => {
+            let _ = opened.send(Err(error.into()));
+        }
+    }
+    std::mem::forget(unwinding);
+}
+
+/// Says so where the thread ends by a panic.
+struct FailOnUnwind<'a>(&'a Shared);
+
+impl Drop for FailOnUnwind<'_> {
+    fn drop(&mut self) {
+        self.0.fail("the thread that owns the log ended by a fault of ours (see its panic message)".into());
+    }
+}
+
+impl Worker {
+    /// Becomes the writer if the lock is free, else reads up to the frontier.
+    fn start(&mut self) -> Result<Option<Writing>> {
+        if !self.shared.options.reader_only
+            && let Some(lock) = election::try_lock(&self.shared.folder.lock())?
+        {
+            return self.take_over(lock).map(Some);
+        }
+        self.follow()?;
+        if !self.shared.options.reader_only {
+            self.stand();
+        }
+        Ok(None)
+    }
+
+    /// Until the node is stopped.
+    fn serve(&mut self, mut writing: Option<Writing>) -> Result<()> {
+        loop {
+            if let Some(writing) = writing.take() {
+                match writing.run(self)? {
+                    ControlFlow::Break(()) => return Ok(()),
+                    ControlFlow::Continue(end) => self.resume_following(end)?,
+                }
+            }
+            match self.follow_until_locked()? {
+                ControlFlow::Break(()) => return Ok(()),
+                ControlFlow::Continue(lock) => writing = Some(self.take_over(lock)?),
+            }
+        }
+    }
+
+    /// Waits for the lock, blocked, in a thread of its own.
+    fn stand(&self) {
+        let path = self.shared.folder.lock();
+        let commands = self.shared.commands.clone();
+        let spawned = thread::Builder::new().name("bitdex-candidate".into()).spawn(move || {
+            // Where the node has ended meanwhile, the lock is given up with the message.
+            let _ = commands.send(Command::Locked(election::lock(&path)));
+        });
+        if let Err(error) = spawned {
+            self.shared.fail(format!("cannot start the thread that waits for the lock: {error}"));
+        }
+    }
+
+    fn follow_until_locked(&mut self) -> Result<ControlFlow<(), LockGuard>> {
+        loop {
+            let wait = match self.follow() {
+                Ok(()) => {
+                    self.shared.set_problem(None);
+                    POLL
+                }
+                Err(error) => {
+                    let problem = format!("this process no longer follows the log: {error}");
+                    if self.shared.problem.lock().as_ref() != Some(&problem) {
+                        tracing::error!(%error, "cannot follow the log; will try again from the manifest");
+                    }
+                    self.shared.set_problem(Some(problem));
+                    // The position is not trusted any more. A later checkpoint may lead past the damage.
+                    self.follower = None;
+                    RETRY
+                }
+            };
+            match self.commands.recv_timeout(wait) {
+                Ok(Command::Locked(_)) if self.shared.draining.load(Ordering::Acquire) => {}
+                Ok(Command::Locked(lock)) => return lock.map(ControlFlow::Continue),
+                Ok(Command::Submit(submission)) => {
+                    // Came when this process had just stopped being the writer.
+                    let _ = submission.answer.send(Err(super::ended()));
+                }
+                Ok(Command::Drain(done)) => {
+                    let _ = done.send(());
+                }
+                Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
+                Ok(Command::Checkpointed(_)) | Err(RecvTimeoutError::Timeout) => {}
+            }
+        }
+    }
+
+    /// Applies and publishes everything up to the durable frontier. Where there is no store yet, does nothing.
+    fn follow(&mut self) -> Result<()> {
+        for _ in 0..REOPEN {
+            if self.follower.is_none() {
+                let Some(manifest) = self.read_manifest()? else { return Ok(()) };
+                if !self.open_follower(&manifest)? {
+                    if manifest.is_new() {
+                        return Ok(());
+                    }
+                    thread::sleep(POLL);
+                    continue;
+                }
+            }
+            let Self { shared, state, follower: Some(follower), .. } = self else { return Ok(()) };
+            let frontier = follower.frontier.load();
+            if frontier <= state.sequence() {
+                // The state may come from a checkpoint.
+                show(shared, state);
+                return Ok(());
+            }
+            let mut published = Instant::now();
+            let followed = follower.reader.follow(frontier, &mut |sequence, payload| {
+                apply(state, sequence, payload)?;
+                if published.elapsed() >= PUBLISH {
+                    shared.publish(state);
+                    published = Instant::now();
+                }
+                Ok(())
+            });
+            shared.epoch.store(follower.reader.epoch(), Ordering::Relaxed);
+            match followed {
+                Ok(followed) => {
+                    show(shared, state);
+                    if followed == Followed::UpToDate {
+                        return Ok(());
+                    }
+                    self.follower = None;
+                }
+                Err(error) => {
+                    // A record that was refused leaves the state in pieces; versions published are whole.
+                    *state = State::clone(&shared.current.load());
+                    return Err(error);
+                }
+            }
+        }
+        let manifest = self.shared.folder.manifest();
+        Err(Error::damaged(manifest, 0, "files that it names are missing, each time that it was read"))
+    }
+
+    fn read_manifest(&self) -> Result<Option<Manifest>> {
+        let manifest = Manifest::read(&self.shared.folder.manifest())?;
+        if let Some(manifest) = &manifest {
+            let schema = &self.shared.options.schema;
+            manifest.check_definition(self.shared.folder.root(), &schema.index, &schema.hash)?;
+            let store = self.state.store();
+            if !store.is_empty() && store != format!("{:032x}", manifest.store) {
+                return Err(Error::Foreign(format!(
+                    "the data folder {} now holds store {:032x}, this process serves store {store}: restart it",
+                    self.shared.folder.root().display(),
+                    manifest.store
+                )));
+            }
+        }
+        Ok(manifest)
+    }
+
+    /// Stands behind the newest checkpoint, or where the state already is if that is later. False where files that the
+    /// manifest names are gone, which means that there is a newer manifest.
+    fn open_follower(&mut self, manifest: &Manifest) -> Result<bool> {
+        let folder = &self.shared.folder;
+        let frontier = Arc::new(Frontier::open(&folder.frontier(), !self.shared.options.reader_only)?);
+        if let Some(named) = manifest.checkpoint.as_ref().filter(|named| named.sequence > self.state.sequence()) {
+            let Some(file) = CheckpointFile::open(folder, named)? else { return Ok(false) };
+            let started = Instant::now();
+            self.state = file.read(manifest.store, Arc::clone(&self.shared.options.schema))?;
+            tracing::info!(file = named.file, sequence = named.sequence, elapsed = ?started.elapsed(), "read a checkpoint");
+        }
+        let next = self.state.sequence() + 1;
+        let Some(reader) = LogReader::open(folder.root(), manifest.store, manifest.first_segment, next)? else {
+            return Ok(false);
+        };
+        self.follower = Some(Follower { reader, frontier });
+        Ok(true)
+    }
+
+    /// Follows again, after having been the writer, from where this process wrote last.
+    fn resume_following(&mut self, (store, end, frontier): (u128, SegmentEnd, Arc<Frontier>)) -> Result<()> {
+        // Without the segment (a new writer's checkpoint may be that quick) it starts from the manifest.
+        self.follower =
+            LogReader::at_end(self.shared.folder.root(), store, end)?.map(|reader| Follower { reader, frontier });
+        Ok(())
+    }
+
+    /// Becomes the writer: reads the log to its end, makes the epoch durable, starts a segment with what was above the
+    /// last durable mark, and only then shows that.
+    fn take_over(&mut self, lock: LockGuard) -> Result<Writing> {
+        let started = Instant::now();
+        let manifest = match self.read_manifest()? {
+            Some(manifest) => manifest,
+            None => self.create_store()?,
+        };
+        let (end, frontier) = self.read_to_end(&manifest)?;
+        let Self { shared, state, .. } = self;
+        // Before they are made durable: a record that cannot be applied must not be.
+        for (sequence, payload) in (end.durable.last + 1..).zip(&end.tail) {
+            apply(state, sequence, payload).map_err(|reason| Error::Record {
+                path: segment_path(shared.folder.root(), end.durable.number),
+                sequence,
+                reason,
+            })?;
+        }
+        let manifest = Manifest { epoch: manifest.epoch + 1, next_sequence: end.durable.last + 1, ..manifest };
+        manifest.publish(&*shared.disk, &shared.folder.manifest())?;
+        let options = LogOptions {
+            disk: Arc::clone(&shared.disk),
+            folder: shared.folder.root().into(),
+            store: manifest.store,
+            epoch: manifest.epoch,
+            frontier: Arc::clone(&frontier),
+            segment_bytes: shared.options.segment_bytes,
+        };
+        let log = LogWriter::take_over(options, &end)?;
+        shared.epoch.store(manifest.epoch, Ordering::Relaxed);
+        shared.publish(state);
+        shared.clean(&manifest);
+        if let Some(address) = &shared.options.advertise {
+            publish_address(&*shared.disk, &shared.folder.writer(), manifest.epoch, address)?;
+        }
+        tracing::info!(
+            epoch = manifest.epoch,
+            sequence = state.sequence(),
+            kept = end.tail.len(),
+            torn_bytes = end.torn,
+            elapsed = ?started.elapsed(),
+            "became the writer"
+        );
+        let mut writing = Writing::new(lock, log, manifest, frontier, &shared.folder)?;
+        if self.state.sequence() == 0 {
+            writing.write_genesis(self)?;
+        }
+        self.shared.set_problem(None);
+        self.shared.role.send_replace(Role::Writer);
+        Ok(writing)
+    }
+
+    /// Applies everything that is durable. Only for the holder of the lock: nobody else changes files any more, so what
+    /// is missing now is lost.
+    fn read_to_end(&mut self, manifest: &Manifest) -> Result<(LogEnd, Arc<Frontier>)> {
+        if let Some(follower) = &self.follower
+            && follower.reader.is_removed()?
+        {
+            self.follower = None;
+        }
+        if self.follower.is_none() && !self.open_follower(manifest)? {
+            let frontier = Arc::new(Frontier::open(&self.shared.folder.frontier(), true)?);
+            if manifest.is_new() && frontier.load() == 0 {
+                let durable = SegmentEnd { number: 0, offset: 0, last: 0 };
+                return Ok((LogEnd { durable, tail: Vec::new(), torn: 0 }, frontier));
+            }
+            let segment = segment_path(self.shared.folder.root(), manifest.first_segment);
+            let checkpoint = manifest.checkpoint.as_ref().map_or("no checkpoint", |checkpoint| &checkpoint.file);
+            let reason = format!("it names {checkpoint} and {}, which are not both there", segment.display());
+            return Err(Error::damaged(self.shared.folder.manifest(), 0, reason));
+        }
+        let Some(Follower { reader, frontier }) = self.follower.take() else {
+            return Err(Error::Foreign("the log is not open".into()));
+        };
+        let durable = frontier.load().max(manifest.next_sequence - 1);
+        let state = &mut self.state;
+        let end = reader.finish(durable, &mut |sequence, payload| apply(state, sequence, payload))?;
+        Ok((end, frontier))
+    }
+
+    fn create_store(&self) -> Result<Manifest> {
+        let Shared { folder, disk, options, .. } = &*self.shared;
+        if let Some(name) = folder.remains()? {
+            return Err(Error::Foreign(format!(
+                "the data folder {} has {name} but no MANIFEST: restore the manifest, or empty the folder and load again",
+                folder.root().display()
+            )));
+        }
+        let mut store = [0; 16];
+        File::open(RANDOM).and_then(|mut file| file.read_exact(&mut store)).map_err(Error::io("read", RANDOM))?;
+        publish(&**disk, &folder.frontier(), &mapping::initial())?;
+        let manifest = Manifest {
+            store: u128::from_le_bytes(store),
+            definition: options.schema.hash.clone(),
+            epoch: 0,
+            first_segment: 1,
+            next_sequence: 1,
+            checkpoint: None,
+        };
+        manifest.publish(&**disk, &folder.manifest())?;
+        Ok(manifest)
+    }
+}
+
+/// Publishes what is newer than what queries see.
+fn show(shared: &Shared, state: &State) {
+    if state.sequence() > shared.current.load().sequence() {
+        shared.publish(state);
+    }
+}
+
+fn apply(state: &mut State, sequence: u64, payload: &[u8]) -> Result<(), String> {
+    let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
+    state.apply(sequence, &record).map_err(|error| error.to_string())
+}
