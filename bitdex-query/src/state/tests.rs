@@ -178,6 +178,81 @@ fn a_load_replaces_postgres_rows_and_keeps_the_others() {
     assert_eq!(state.hash(), state.recompute_hash());
 }
 
+/// Rows as COPY … (FORMAT binary) gives them.
+fn copy_rows(rows: &[Vec<Option<Vec<u8>>>]) -> Bytes {
+    let mut bytes = Vec::new();
+    for row in rows {
+        bytes.extend((row.len() as i16).to_be_bytes());
+        for field in row {
+            bytes.extend(field.as_ref().map_or(-1, |field| field.len() as i32).to_be_bytes());
+            bytes.extend(field.iter().flatten());
+        }
+    }
+    bytes.into()
+}
+
+fn load_rows(part: u32, copy_rows: Bytes) -> wire::Record {
+    wire::Record { kind: Some(Kind::LoadRows(wire::LoadRows { part, copy_rows })) }
+}
+
+#[test]
+fn a_load_equals_the_same_rows_as_ops() {
+    let (mut loaded, mut expected) = (new_state(), new_state());
+    let schema = loaded.schema().clone();
+    let int = |int: i64| Some(int.to_be_bytes().to_vec());
+    let text = |text: &str| Some(text.as_bytes().to_vec());
+    let mut parts: Vec<Vec<_>> = vec![Vec::new(); 7];
+    let mut ops = Vec::new();
+    for id in 0..500_i64 {
+        let post = (id % 5 > 0).then_some(id / 4);
+        parts[0].push(vec![int(id), int(id % 9), text("a"), None, None, None, post.and_then(int), None]);
+        let mut values = vec![Some(Value::Int(id % 9)), Some(Value::Text("a".into())), None, None, None];
+        values.extend([post.map(Value::Int), None]);
+        ops.push(Op::Upsert { source: 0, key: id, row: Some(row(values)) });
+        for (source, value) in [(4, id % 3), (4, id % 2), (5, id % 40)] {
+            parts[source].push(vec![int(id), int(value)]);
+            let (document, value) = (id as u32, Value::Int(value));
+            ops.push(Op::Member { source, document, value, present: true });
+        }
+    }
+    for key in 0..50 {
+        // One lookup leads to the next: post → version → model.
+        parts[1].push(vec![int(key), None, int(key % 20)]);
+        parts[2].push(vec![int(key), text(["a", "b"][key as usize % 2]), int(key % 7)]);
+        parts[3].push(vec![int(key), Some(vec![(key % 3 == 0).into()])]);
+        let base = Value::Text(["a", "b"][key as usize % 2].into());
+        let rows = [
+            vec![None, Some(Value::Int(key % 20))],
+            vec![Some(base), Some(Value::Int(key % 7))],
+            vec![Some(Value::Bool(key % 3 == 0))],
+        ];
+        ops.extend((1..).zip(rows).map(|(source, values)| Op::Upsert { source, key, row: Some(row(values)) }));
+    }
+    apply(&mut expected, &record(batch(&schema, POSTGRES, "", "a", &ops)));
+
+    apply(&mut loaded, &load_begin("one", 7));
+    for (part, rows) in (0..).zip(&parts) {
+        apply(&mut loaded, &load_rows(part, copy_rows(rows)));
+        // A part that is sent again after a break changes nothing.
+        apply(&mut loaded, &load_rows(part, copy_rows(&rows[..rows.len() / 2])));
+        apply(&mut loaded, &part_done(part, rows.len() as u64));
+        assert_eq!(loaded.documents(), 0);
+        loaded = round_trip(&loaded);
+    }
+    let error = loaded.validate(&load_rows(0, copy_rows(&parts[4]))).unwrap_err();
+    assert!(matches!(&error, Error::Invalid(message) if message.contains("document")), "{error}");
+    apply(&mut loaded, &load_end());
+    assert_eq!(loaded.hash(), expected.hash());
+    assert_eq!(loaded.hash(), loaded.recompute_hash());
+    model::assert_same_indexes(&loaded, &expected);
+    assert_eq!(loaded.load(), None);
+    assert!(State::check_load_rows(&schema, &[], &load_rows_of(0)).is_err());
+}
+
+fn load_rows_of(part: u32) -> wire::LoadRows {
+    wire::LoadRows { part, copy_rows: Bytes::new() }
+}
+
 #[test]
 fn a_query_op_sees_what_stands_before_it_in_its_batch() {
     let mut state = new_state();
