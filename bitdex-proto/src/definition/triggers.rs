@@ -109,11 +109,9 @@ impl Definition {
             function(&schema, format!("capture_{source_number}"), value, &row_body(&schema, source_number, key, value)),
             function(&schema, format!("truncate_{source_number}"), None, &truncate_body(&schema, source_number)),
         ];
-        let changed = |row: &str| {
-            referred.iter().map(|column| format!("{row}.{}", quote(column))).collect::<Vec<_>>().join(", ")
-        };
+        let columns: Vec<_> = referred.iter().map(String::as_str).collect();
         let when =
-            format!(" WHEN (ROW({}) OPERATOR(pg_catalog.*<>) ROW({}))", changed("OLD"), changed("NEW"));
+            format!(" WHEN ({} OPERATOR(pg_catalog.*<>) {})", record("OLD", &columns), record("NEW", &columns));
         let trigger = |kind: &str, event: &str, each: &str, when: &str, function: &str| {
             let name = format!("{schema}_{source_number}_{kind}");
             let sql = format!(
@@ -165,9 +163,16 @@ fn function(schema: &str, name: String, value: MemberValue<'_>, body: &str) -> T
     TriggerFunction { hash: hash(&[&name, &sql]), name, sql }
 }
 
-fn row_body(schema: &str, number: i16, key: &str, value: MemberValue<'_>) -> String {
-    let key = quote(key);
-    let record = |row: &str| {
+/// Columns of a row as one record, which `*=` and `*<>` compare byte by byte, whatever their types. Two plain ROW()s
+/// would be compared column by column, with operators that some types do not have.
+fn record(row: &str, columns: &[&str]) -> String {
+    let columns: Vec<_> = columns.iter().map(|column| format!("{row}.{}", quote(column))).collect();
+    format!("ROW({})::pg_catalog.record", columns.join(", "))
+}
+
+fn row_body(schema: &str, number: i16, name: &str, value: MemberValue<'_>) -> String {
+    let key = quote(name);
+    let insert = |row: &str| {
         let (column, field) = match value {
             None => (String::new(), String::new()),
             Some((value, FieldType::Int)) => (", value".into(), format!(", {row}.{}", quote(value))),
@@ -185,20 +190,17 @@ fn row_body(schema: &str, number: i16, key: &str, value: MemberValue<'_>) -> Str
         }
         known
     };
-    let same = |row: &str| match value {
-        None => format!("ROW({row}.{key})"),
-        Some((value, _)) => format!("ROW({row}.{key}, {row}.{})", quote(value)),
-    };
+    let identity: Vec<_> = std::iter::once(name).chain(value.map(|(value, _)| value.as_str())).collect();
     format!(
         "BEGIN\n  IF TG_OP <> 'INSERT' THEN\n    IF {} THEN\n      {}\n    END IF;\n    IF TG_OP = 'DELETE' THEN\n      \
          RETURN NULL;\n    END IF;\n    IF {} OPERATOR(pg_catalog.*=) {} THEN\n      RETURN NULL;\n    END IF;\n  END \
          IF;\n  IF {} THEN\n    {}\n  END IF;\n  RETURN NULL;\nEND\n",
         known("OLD"),
-        record("OLD"),
-        same("OLD"),
-        same("NEW"),
+        insert("OLD"),
+        record("OLD", &identity),
+        record("NEW", &identity),
         known("NEW"),
-        record("NEW"),
+        insert("NEW"),
     )
 }
 
