@@ -171,3 +171,25 @@ impl Node {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_tightened_range_holds_what_both_hold() {
+        let ends = |at: i64| [Bound::Unbounded, Bound::Included(Value::Int(at)), Bound::Excluded(Value::Int(at))];
+        let ends: Vec<_> = (0..3).flat_map(ends).collect();
+        let pairs: Vec<_> = ends.iter().flat_map(|lo| ends.iter().map(|hi| (lo.clone(), hi.clone()))).collect();
+        for one in &pairs {
+            for other in &pairs {
+                let mut both = one.clone();
+                tighten(&mut both, other.clone());
+                for value in (-1..4).map(Value::Int) {
+                    let expected = one.contains(&value) && other.contains(&value);
+                    assert_eq!(both.contains(&value), expected, "{value:?} in {one:?} and {other:?}");
+                }
+            }
+        }
+    }
+}

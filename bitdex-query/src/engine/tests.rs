@@ -17,7 +17,7 @@ use crate::state::{
     POSTGRES, State,
     tests::{
         batch, genesis,
-        model::{Documents, Model, NOW, indexes, matches, random_filter, random_op, row, schema},
+        model::{Documents, Index, Model, NOW, indexes, matches, random_filter, random_op, row, schema},
         record, round_trip,
     },
 };
@@ -89,7 +89,7 @@ fn random_request(rng: &mut ChaCha8Rng, schema: &Schema) -> SearchRequest {
 fn compare_state(state: &State, documents: &Documents, what: &str) {
     let schema = state.schema();
     assert_eq!(state.documents(), documents.len() as u64, "{what}");
-    let mut expected: BTreeMap<usize, (BTreeMap<Value, Vec<u32>>, Vec<u32>)> =
+    let mut expected: BTreeMap<usize, Index> =
         indexes(state).into_keys().map(|field| (field, Default::default())).collect();
     for (id, document) in documents {
         let held = state.document(*id).unwrap_or_else(|| panic!("{what}: document {id} is missing"));
@@ -149,8 +149,7 @@ fn answers_equal_the_naive_model() {
                         assert_eq!(
                             pages(&state, &request, now, tuning),
                             expected,
-                            "{what}, now {now}, {tuning:?}: {}",
-                            serde_json(&request)
+                            "{what}, now {now}, {tuning:?}: {request:?}"
                         );
                     }
                 }
@@ -171,10 +170,6 @@ fn answers_equal_the_naive_model() {
     }
     println!("{rounds} rounds, {batches} batches, {searches} searches by 6 plans each, {found} rows found");
     assert!(found > searches, "the searches found nothing to speak of");
-}
-
-fn serde_json(request: &SearchRequest) -> String {
-    format!("{request:?}")
 }
 
 fn state_of(rows: &[(i64, Option<i64>)]) -> State {

@@ -368,8 +368,11 @@ pub(crate) fn random_filter(rng: &mut ChaCha8Rng, schema: &Schema, depth: u32, r
     }
 }
 
-/// Value → ids and the ids without one, of every field, from the indexes of a state.
-pub(crate) fn indexes(state: &State) -> BTreeMap<usize, (BTreeMap<Value, Vec<u32>>, Vec<u32>)> {
+/// Value → ids, and the ids without one.
+pub(crate) type Index = (BTreeMap<Value, Vec<u32>>, Vec<u32>);
+
+/// The indexes of a state, by field.
+pub(crate) fn indexes(state: &State) -> BTreeMap<usize, Index> {
     let fields = (1..state.schema().fields.len()).filter_map(|field| Some((field, state.index(field)?)));
     fields
         .map(|(field, index)| {
