@@ -1,0 +1,130 @@
+//! ClickHouse over HTTP: the definition's queries, answered in RowBinary.
+
+use std::time::Duration;
+
+use anyhow::Context as _;
+use bitdex_proto::{
+    definition::{Definition, MetricsFilter, SourceSpec},
+    ops::Op,
+    schema::SourceId,
+};
+use clickhouse::{Client, Compression};
+
+use crate::cli::ClickHouseArgs;
+
+/// How long one query may take.
+const QUERY_TIMEOUT: Duration = Duration::from_secs(120);
+
+#[derive(Clone)]
+pub struct ClickHouse {
+    client: Client,
+}
+
+impl std::fmt::Debug for ClickHouse {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClickHouse").finish_non_exhaustive()
+    }
+}
+
+impl ClickHouse {
+    pub fn new(args: &ClickHouseArgs) -> anyhow::Result<Self> {
+        let url = args.clickhouse_url.as_ref().context("the definition has metrics: give --clickhouse-url")?;
+        let mut client = Client::default().with_url(url).with_compression(Compression::None);
+        if let Some(user) = &args.clickhouse_user {
+            client = client.with_user(user);
+        }
+        if let Some(password) = &args.clickhouse_password {
+            client = client.with_password(password);
+        }
+        if let Some(database) = &args.clickhouse_database {
+            client = client.with_database(database);
+        }
+        Ok(Self { client })
+    }
+
+    async fn bytes(&self, sql: &str) -> anyhow::Result<bytes::Bytes> {
+        let query = async { self.client.query_raw(sql).fetch_bytes("RowBinary")?.collect().await };
+        tokio::time::timeout(QUERY_TIMEOUT, query)
+            .await
+            .map_err(|_| anyhow::anyhow!("no answer within {} s", QUERY_TIMEOUT.as_secs()))
+            .and_then(|answer| answer.map_err(anyhow::Error::from))
+            .with_context(|| format!("ClickHouse: {}", sql.chars().take(200).collect::<String>()))
+    }
+
+    /// Numbers of the only row of an answer of Int64 columns.
+    async fn numbers<const N: usize>(&self, sql: &str) -> anyhow::Result<[i64; N]> {
+        let bytes = self.bytes(sql).await?;
+        anyhow::ensure!(
+            bytes.len() == 8 * N,
+            "ClickHouse answered {} bytes where {} were due: {sql}",
+            bytes.len(),
+            8 * N
+        );
+        let mut numbers = [0; N];
+        for (number, bytes) in numbers.iter_mut().zip(bytes.chunks_exact(8)) {
+            *number = i64::from_le_bytes(bytes.try_into()?);
+        }
+        Ok(numbers)
+    }
+
+    /// ClickHouse's own clock, seconds since 1970.
+    pub async fn now(&self) -> anyhow::Result<i64> {
+        let [now] = self.numbers("SELECT toInt64(toUnixTimestamp(now()))").await?;
+        Ok(now)
+    }
+
+    /// Whether a query works at all; its answer is thrown away.
+    pub async fn try_query(&self, sql: &str) -> anyhow::Result<()> {
+        self.bytes(sql).await.map(|_| ())
+    }
+
+    /// The lowest key at or above `from`, and the highest; `None` where there is none.
+    pub async fn key_range(
+        &self,
+        definition: &Definition,
+        source: SourceId,
+        from: u32,
+    ) -> anyhow::Result<Option<(u32, u32)>> {
+        let SourceSpec::Metrics(spec) = definition.source(source)? else { return Ok(None) };
+        let key = format!("`{}`", spec.key.replace('\\', "\\\\").replace('`', "\\`"));
+        let [count, min, max] = self
+            .numbers(&format!(
+                "SELECT toInt64(count()), toInt64(min({key})), toInt64(max({key})) FROM {} WHERE {key} >= {from}",
+                spec.table
+            ))
+            .await?;
+        if count == 0 {
+            return Ok(None);
+        }
+        let document = |key: i64| bitdex_proto::ops::document_key(key, &spec.name);
+        Ok(Some((document(min)?, document(max)?)))
+    }
+
+    /// Current values of all keys from `first` to `last`.
+    pub async fn range(
+        &self,
+        definition: &Definition,
+        source: SourceId,
+        first: u32,
+        last: u32,
+    ) -> anyhow::Result<Vec<Op>> {
+        let bytes = self.bytes(&definition.metrics_sql(source, MetricsFilter::Range(first, last))?).await?;
+        Ok(definition.metrics_ops(source, &bytes)?)
+    }
+
+    /// Current values of the keys of which a row was inserted at `since` or later; none where no column tells.
+    pub async fn changed_since(
+        &self,
+        definition: &Definition,
+        source: SourceId,
+        since: i64,
+    ) -> anyhow::Result<Vec<Op>> {
+        match definition.source(source)? {
+            SourceSpec::Metrics(spec) if spec.inserted_at.is_some() => {
+                let bytes = self.bytes(&definition.metrics_sql(source, MetricsFilter::ChangedSince(since))?).await?;
+                Ok(definition.metrics_ops(source, &bytes)?)
+            }
+            _ => Ok(Vec::new()),
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! Everything that needs a real Postgres.
+
+mod capture;
+mod check;
+mod common;
