@@ -1,1 +1,96 @@
-fn main() {}
+//! `bitdex-query`: parse, build, run, drain.
+
+use std::{
+    io::{IsTerminal as _, Write as _},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, anyhow};
+use bitdex_proto::{Error, definition::Definition};
+use bitdex_query::{
+    cli::{Cli, Command, LogFormat, Serve},
+    server::Server,
+};
+use clap::Parser as _;
+use tokio::signal::unix::{SignalKind, signal};
+use tracing_subscriber::EnvFilter;
+
+/// `EX_USAGE`: trying again with the same configuration cannot succeed.
+const BAD_CONFIGURATION: u8 = 64;
+
+fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => {
+            // Help and version come this way too. Nothing can be done about a closed terminal.
+            let _ = error.print();
+            return if error.use_stderr() { ExitCode::from(BAD_CONFIGURATION) } else { ExitCode::SUCCESS };
+        }
+    };
+    let result = match cli.command {
+        Command::Serve(options) => run(&options),
+        Command::Validate { definition } => validate(&definition),
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            // Standard error may be closed.
+            let _ = writeln!(std::io::stderr(), "bitdex-query: {error:#}");
+            ExitCode::from(exit_code(&error))
+        }
+    }
+}
+
+fn run(options: &Serve) -> anyhow::Result<()> {
+    start_logging(options.log_format, &options.log)?;
+    let definition = Definition::load(&options.definition)?;
+    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
+    runtime.block_on(async {
+        let mut terminate = signal(SignalKind::terminate())?;
+        let mut interrupt = signal(SignalKind::interrupt())?;
+        let mut server = Server::bind(definition.schema().clone(), options).await?;
+        let stop = async {
+            tokio::select! {
+                _ = terminate.recv() => "SIGTERM",
+                _ = interrupt.recv() => "SIGINT",
+            }
+        };
+        let reason = server.run_until(stop).await?;
+        tracing::info!(reason, "draining");
+        server.drain().await;
+        Ok(())
+    })
+}
+
+fn validate(path: &std::path::Path) -> anyhow::Result<()> {
+    let definition = Definition::load(path)?;
+    let schema = definition.schema();
+    let mut out = std::io::stdout().lock();
+    writeln!(out, "index {} (hash {})", schema.index, schema.hash)?;
+    for field in &schema.fields {
+        let many = if field.many { ", many" } else { "" };
+        let filter = if field.filter { ", filter" } else { "" };
+        let sort = if field.sort { ", sort" } else { "" };
+        writeln!(out, "  {}: {}{many}{filter}{sort}", field.name, field.ty)?;
+    }
+    Ok(())
+}
+
+fn start_logging(format: LogFormat, filter: &str) -> anyhow::Result<()> {
+    let filter = EnvFilter::try_new(filter).map_err(|error| {
+        anyhow!(Error::invalid(format!("--log: {error}; give a level, as in `info`, or levels by module")))
+    })?;
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => lines.json().flatten_event(true).init(),
+    }
+    Ok(())
+}
+
+fn exit_code(error: &anyhow::Error) -> u8 {
+    match error.downcast_ref::<Error>() {
+        Some(Error::Invalid(_) | Error::NotFound(_) | Error::Precondition(_)) => BAD_CONFIGURATION,
+        _ => 1,
+    }
+}

@@ -94,7 +94,10 @@ async fn prometheus(State(app): State<App>) -> Response {
 }
 
 async fn healthz(State(app): State<App>) -> (StatusCode, String) {
-    probe(app.service.problem())
+    match (app.service.dead(), app.service.problem()) {
+        (None, Some(problem)) => (StatusCode::OK, format!("alive, but: {problem}\n")),
+        (dead, _) => probe(dead),
+    }
 }
 
 async fn readyz(State(app): State<App>) -> (StatusCode, String) {

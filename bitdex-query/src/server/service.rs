@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     engine::{self, Documents, Page},
-    node::{Health, Node},
+    node::{Health, Node, Role},
     state::State,
 };
 
@@ -95,12 +95,19 @@ impl Service {
             Err(error) => return Some(error.to_string()),
         };
         let readiness = node.current().readiness();
-        if readiness.ready { node.health().problem } else { Some(readiness.progress) }
+        if readiness.ready { self.dead() } else { Some(readiness.progress) }
     }
 
-    /// What does not work in this process; a process that is opening its store or loading is well.
+    /// Why this process should be restarted; one that is opening its store or loading is alive.
+    pub(super) fn dead(&self) -> Option<String> {
+        let Health { role, problem, fatal } = self.node.get()?.health();
+        // What hinders a writer for now (a full disk) does not go away by a restart, and queries are well.
+        problem.filter(|_| fatal || role == Role::Reader)
+    }
+
+    /// What does not work in this process, be it as little as writing.
     pub(super) fn problem(&self) -> Option<String> {
-        self.node.get().map(|node| node.health()).and_then(|Health { problem, .. }| problem)
+        self.node.get().and_then(|node| node.health().problem)
     }
 
     pub(super) fn check_index(&self, index: &str) -> Result<()> {
