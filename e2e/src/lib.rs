@@ -4,9 +4,11 @@
 pub mod clickhouse;
 pub mod folders;
 pub mod http;
+pub mod oracle;
 pub mod postgres;
 pub mod processes;
 pub mod reaper;
+pub mod sql;
 pub mod terminal;
 pub mod wait;
 pub mod workload;

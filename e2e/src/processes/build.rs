@@ -15,7 +15,8 @@ pub struct Binaries {
     pub sync: PathBuf,
 }
 
-/// `cargo build --release` of both; quick where nothing changed. `BITDEX_BIN` names a folder of binaries to use as
+/// `cargo build --release` of the whole workspace (so that features, and with them what is compiled, are those of its
+/// tests); quick where nothing changed. `BITDEX_BIN` names a folder of binaries to use as
 /// they are.
 pub async fn build() -> Result<Binaries> {
     let folder = match std::env::var_os("BITDEX_BIN") {
@@ -34,7 +35,7 @@ pub async fn build() -> Result<Binaries> {
 fn release() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
-        .args(["build", "--release", "--quiet", "-p", "bitdex-query", "-p", "bitdex-sync"])
+        .args(["build", "--release", "--quiet", "--workspace", "--bins"])
         .current_dir(folders::workspace())
         .stdin(Stdio::null())
         .status()

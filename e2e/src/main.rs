@@ -1,0 +1,92 @@
+//! Programs over real databases and the real binaries: the demo, the benchmarks, the oracle test.
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use e2e::{
+    oracle,
+    terminal::{count, say},
+};
+
+/// Runs BitDex between a real Postgres and a real ClickHouse.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Random transactions, kills and restarts; the index must equal the view at each quiet point.
+    Oracle(Oracle),
+}
+
+#[derive(Debug, Args)]
+struct Oracle {
+    /// Seed of the run; a random one unless given.
+    #[arg(long, env = "BITDEX_TEST_SEED")]
+    seed: Option<u64>,
+    /// Major version of Postgres.
+    #[arg(long)]
+    postgres: Option<u32>,
+    /// Images at the start, instead of 20 000.
+    #[arg(long)]
+    images: Option<u32>,
+    #[arg(long)]
+    transactions: Option<u64>,
+    #[arg(long)]
+    connections: Option<u64>,
+    /// Quiet points.
+    #[arg(long)]
+    rounds: Option<u64>,
+    #[arg(long)]
+    queries: Option<u64>,
+}
+
+impl Oracle {
+    fn options(&self) -> oracle::Options {
+        let full = oracle::Options::full(self.seed.unwrap_or_else(rand::random));
+        oracle::Options {
+            images: self.images.unwrap_or(full.images),
+            postgres: self.postgres,
+            transactions: self.transactions.unwrap_or(full.transactions),
+            connections: self.connections.unwrap_or(full.connections),
+            rounds: self.rounds.unwrap_or(full.rounds),
+            queries: self.queries.unwrap_or(full.queries),
+            ..full
+        }
+    }
+}
+
+async fn run(cli: Cli) -> Result<()> {
+    match cli.command {
+        Command::Oracle(arguments) => {
+            let summary = oracle::run(arguments.options()).await?;
+            say(format!(
+                "Postgres {}: {} transactions committed, {} rolled back, {} kills, {} quiet points, {} documents and {} \
+                 random queries equal",
+                summary.postgres,
+                count(summary.committed),
+                count(summary.rolled_back),
+                summary.kills,
+                summary.quiet_points,
+                count(summary.documents),
+                count(summary.queries),
+            ));
+        }
+    }
+    Ok(())
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    match run(Cli::parse()).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            say(format!("error: {error:?}"));
+            ExitCode::FAILURE
+        }
+    }
+}

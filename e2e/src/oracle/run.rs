@@ -1,0 +1,432 @@
+//! One run of the oracle test.
+
+use std::{
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use anyhow::{Context as _, Result, bail};
+use bitdex_proto::{client::Client, definition::Definition, query::Consistency, schema::Origin};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use sqlx::{AssertSqlSafe, PgConnection};
+
+use super::{
+    chaos::Chaos,
+    documents::{self, Documents, differences},
+    external::External,
+    history::{self, History},
+    queries::{self, RandomQueries},
+    transactions::{APPLICATION_TRIGGER, Script, Step, Transaction},
+};
+use crate::{
+    clickhouse::ClickHouse,
+    folders,
+    postgres::{self, Postgres, Wanted},
+    processes::{self, Feed, Options as ProcessOptions, Pair},
+    terminal::{count, say, step},
+    wait,
+    workload::{
+        Workload,
+        load::{insert_metrics, load},
+        rows::{Line, MetricEvent},
+    },
+};
+
+#[derive(Debug, Clone, Copy)]
+pub struct Options {
+    pub images: u32,
+    pub seed: u64,
+    /// Major version of Postgres; `None`: whichever is here.
+    pub postgres: Option<u32>,
+    pub connections: u64,
+    /// Of all connections together.
+    pub transactions: u64,
+    /// Quiet points.
+    pub rounds: u64,
+    /// Random queries at the end.
+    pub queries: u64,
+}
+
+impl Options {
+    /// What closes an issue.
+    pub fn full(seed: u64) -> Self {
+        Self { images: 20_000, seed, postgres: None, connections: 8, transactions: 6_000, rounds: 12, queries: 2_000 }
+    }
+
+    /// What every change is tested with.
+    pub fn reduced(seed: u64) -> Self {
+        Self { images: 2_000, seed, postgres: None, connections: 6, transactions: 900, rounds: 3, queries: 250 }
+    }
+}
+
+/// What a run that found no difference did.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Summary {
+    pub postgres: String,
+    pub committed: u64,
+    pub rolled_back: u64,
+    pub kills: u64,
+    pub quiet_points: u64,
+    pub documents: u64,
+    pub queries: u64,
+    pub ids: u64,
+}
+
+/// How long the index may take to reach what was committed: a pod that was killed opens its store first.
+const CATCH_UP: Duration = Duration::from_secs(60);
+
+struct Run {
+    options: Options,
+    workload: Workload,
+    definition: Definition,
+    postgres: Postgres,
+    clickhouse: ClickHouse,
+    pair: Pair,
+    clients: Vec<Client>,
+    reader: PgConnection,
+    history: Arc<History>,
+    external: External,
+}
+
+/// Runs it; an error tells the seed, the differences, and the ends of the logs.
+pub async fn run(options: Options) -> Result<Summary> {
+    let name = format!("oracle-{}", options.postgres.map_or("any".into(), |major| major.to_string()));
+    let logs = folders::logs(&name)?;
+    let outcome = Box::pin(run_in(options, &logs)).await;
+    outcome.with_context(|| format!("the oracle test failed with {options:?}; logs in {}", logs.display()))
+}
+
+async fn run_in(options: Options, logs: &std::path::Path) -> Result<Summary> {
+    let mut run = Run::start(options, logs).await?;
+    let mut summary = Summary { postgres: run.postgres.version().to_owned(), ..Summary::default() };
+    if let Err(error) = run.all(&mut summary).await {
+        return Err(error.context(run.pair.tails()));
+    }
+    run.pair.terminate().await?;
+    run.clickhouse.close().await?;
+    drop(run.reader);
+    run.postgres.close().await?;
+    Ok(summary)
+}
+
+impl Run {
+    async fn start(options: Options, logs: &std::path::Path) -> Result<Self> {
+        let definition_file: PathBuf = folders::workspace().join("docs/examples/images.yaml");
+        let definition = Definition::load(&definition_file)?;
+        let binaries = processes::build().await?;
+        let wanted = Wanted { major: options.postgres, ..Wanted::default() };
+        let postgres = Postgres::start(&wanted, logs).await?;
+        let clickhouse = ClickHouse::start(logs).await?;
+        step(&format!("Oracle test on Postgres {}, seed {}", postgres.version(), options.seed));
+        let now_us = chrono::Utc::now().timestamp_micros();
+        let workload = Workload { images: options.images, seed: options.seed, now_us };
+        load(workload, &postgres, &clickhouse).await?;
+        let mut reader = postgres.connect().await?;
+        postgres::execute(&mut reader, APPLICATION_TRIGGER).await?;
+        documents::pin(&mut reader).await?;
+        let feed = Feed {
+            definition: definition_file,
+            database_url: postgres.url().into(),
+            clickhouse_url: clickhouse.url().into(),
+            clickhouse_database: clickhouse.database().into(),
+        };
+        let options_of_processes = ProcessOptions {
+            // Small checkpoints, so that opening from them is tested too.
+            query: &["--checkpoint-mb", "4", "--drain-seconds", "0"],
+            sync: &["--metrics-interval-ms", "200"],
+        };
+        let mut pair = Pair::new(&binaries, &feed, logs, 2, options_of_processes)?;
+        say(pair.command("check").await?.trim());
+        pair.command("setup").await?;
+        pair.start_pods()?;
+        pair.sync.start()?;
+        let clients = pair
+            .grpc()
+            .into_iter()
+            .map(|address| Ok(Client::connect(vec![address])?.with_deadline(CATCH_UP)))
+            .collect::<Result<Vec<_>>>()?;
+        let external = External::new(options.seed, Script::ids(&workload), &definition.pg_schema());
+        let history = Arc::new(History::default());
+        Ok(Self { options, workload, definition, postgres, clickhouse, pair, clients, reader, history, external })
+    }
+
+    async fn all(&mut self, summary: &mut Summary) -> Result<()> {
+        self.pair.ready(Duration::from_secs(300)).await?;
+        self.quiet_point(summary).await.context("after the load")?;
+        let mut chaos = Chaos::new(self.options.seed);
+        let scripts = (0..self.options.connections).map(|n| Script::new(self.workload, n, self.postgres.major()));
+        let mut scripts: Vec<Script> = scripts.collect();
+        for round in 1..=self.options.rounds {
+            scripts = self.round(round, scripts, &mut chaos, summary).await?;
+            self.quiet_point(summary).await.with_context(|| format!("at quiet point {round}"))?;
+            say(format!(
+                "round {round}/{}: {} transactions, {} rolled back, {} kills, {} documents equal on each pod",
+                self.options.rounds,
+                summary.committed,
+                summary.rolled_back,
+                chaos.kills,
+                count(summary.documents)
+            ));
+        }
+        summary.kills = chaos.kills;
+        self.random_queries(summary).await?;
+        self.a_lost_op_is_seen().await
+    }
+
+    /// Transactions from all connections, metrics and external ops, while processes are killed.
+    async fn round(
+        &mut self,
+        round: u64,
+        scripts: Vec<Script>,
+        chaos: &mut Chaos,
+        summary: &mut Summary,
+    ) -> Result<Vec<Script>> {
+        let each = (self.options.transactions / self.options.rounds / self.options.connections).max(1);
+        let counts = Arc::new((AtomicU64::new(0), AtomicU64::new(0)));
+        let mut writers = Vec::new();
+        for (number, mut script) in scripts.into_iter().enumerate() {
+            let mut connection = self.postgres.connect().await?;
+            let (history, counts) = (Arc::clone(&self.history), Arc::clone(&counts));
+            writers.push(tokio::spawn(async move {
+                prepare(&mut connection).await?;
+                for n in 0..each {
+                    let who = format!("c{number} t{round}.{n}");
+                    let Some(transaction) = script.next() else { break };
+                    let committed = perform(&mut connection, &transaction, &who, &history).await?;
+                    let counter = if committed { &counts.0 } else { &counts.1 };
+                    counter.fetch_add(1, Ordering::Relaxed);
+                }
+                anyhow::Ok(script)
+            }));
+        }
+        let mut side = self.postgres.connect().await?;
+        let mut random = ChaCha8Rng::seed_from_u64(self.options.seed);
+        random.set_stream(3_000 + round);
+        while writers.iter().any(|writer| !writer.is_finished()) {
+            let strike = chaos.strike(&mut self.pair, &self.history);
+            let side_changes = async {
+                for _ in 0..5 {
+                    self.external.step(&mut side).await?;
+                }
+                let ids = Script::ids(&self.workload);
+                add_metrics(&self.clickhouse, &mut random, ids, self.workload.now_us).await
+            };
+            tokio::try_join!(strike, side_changes)?;
+        }
+        let mut scripts = Vec::new();
+        for writer in writers {
+            scripts.push(writer.await.context("a writer panicked")??);
+        }
+        summary.committed += counts.0.load(Ordering::Relaxed);
+        summary.rolled_back += counts.1.load(Ordering::Relaxed);
+        Ok(scripts)
+    }
+
+    /// A transaction that commits after everything before it; the index that has it has all.
+    async fn mark(&mut self) -> Result<Consistency> {
+        let xid = postgres::scalar(&mut self.reader, "SELECT pg_catalog.pg_current_xact_id()::text").await?;
+        Ok(Consistency::PostgresXid(xid.parse()?))
+    }
+
+    /// Nobody writes: each pod must equal the oracle.
+    async fn quiet_point(&mut self, summary: &mut Summary) -> Result<()> {
+        self.history.add("quiet point", "");
+        self.pair.ready(CATCH_UP).await?;
+        let mark = self.mark().await?;
+        self.compare(&mark).await?;
+        // And an op by query, whose matches are known now.
+        let documents = documents::of_view(&mut self.reader, &self.definition).await?;
+        let schema = Arc::clone(self.definition.schema());
+        self.external.step_by_query(&mut self.reader, &documents, &schema).await?;
+        let mark = self.mark().await?;
+        let documents = self.compare(&mark).await?;
+        self.same_hash().await?;
+        summary.quiet_points += 1;
+        summary.documents = documents.len() as u64;
+        Ok(())
+    }
+
+    /// Every document of every pod at `mark`, with metrics as soon as they have come.
+    async fn compare(&mut self, mark: &Consistency) -> Result<Documents> {
+        let schema = Arc::clone(self.definition.schema());
+        let mut wanted = documents::of_view(&mut self.reader, &self.definition).await?;
+        self.external.fill(&mut wanted, &schema);
+        documents::add_metrics(&mut wanted, &self.definition, &self.clickhouse).await?;
+        let is_metric = |field: &bitdex_proto::schema::Field| matches!(field.origin, Origin::Metric { .. });
+        for (number, client) in self.clients.iter().enumerate() {
+            let found = documents::of_pod(client, &schema, mark).await.with_context(|| format!("pod {number}"))?;
+            let wrong = differences(&wanted, &found, &schema, |field| !is_metric(field));
+            if !wrong.is_empty() {
+                let ops = self.definition.pg_schema();
+                let report = history::report(&wrong, &self.history, &mut self.reader, &ops).await?;
+                bail!("pod {number} at {mark:?}: {report}");
+            }
+            // ClickHouse has no transactions to wait for: its rows are polled.
+            wait::until("the metrics of ClickHouse", CATCH_UP, || async {
+                let found = documents::of_pod(client, &schema, mark).await?;
+                let wrong = differences(&wanted, &found, &schema, is_metric);
+                Ok(match wrong.first() {
+                    None => Ok(()),
+                    Some(first) => Err(format!("pod {number}: {} differences, first {first:?}", wrong.len())),
+                })
+            })
+            .await?;
+        }
+        Ok(wanted)
+    }
+
+    /// Writer and reader hold the same state at the same sequence number.
+    async fn same_hash(&self) -> Result<()> {
+        let index = self.definition.index();
+        wait::until("the pods at one sequence number", CATCH_UP, || async {
+            let mut all = Vec::new();
+            for client in &self.clients {
+                all.push(client.describe(index).await?);
+            }
+            let [first, rest @ ..] = all.as_slice() else { return Ok(Ok(())) };
+            if let Some(other) = rest.iter().find(|other| other.sequence != first.sequence) {
+                return Ok(Err(format!("{} and {}", first.sequence, other.sequence)));
+            }
+            match rest.iter().find(|other| other.state_hash != first.state_hash) {
+                Some(other) => bail!("at sequence {} the states differ: {first:?} and {other:?}", first.sequence),
+                None => Ok(Ok(())),
+            }
+        })
+        .await
+    }
+
+    async fn random_queries(&mut self, summary: &mut Summary) -> Result<()> {
+        let schema = Arc::clone(self.definition.schema());
+        let mark = self.mark().await?;
+        let documents = self.compare(&mark).await?;
+        let table = "pg_temp.flat";
+        documents::materialise(&mut self.reader, &self.definition, &self.clickhouse, table).await?;
+        self.fill_external(table, &documents).await?;
+        let now_us = chrono::Utc::now().timestamp_micros();
+        let requests = RandomQueries::new(self.options.seed, &schema, &documents, now_us);
+        for (number, request) in requests.take(self.options.queries as usize).enumerate() {
+            let client = &self.clients[number % self.clients.len()];
+            let ids = queries::compare(&request, client, &mut self.reader, table, &self.definition)
+                .await
+                .with_context(|| format!("random query {number}"))?;
+            summary.ids += ids;
+            summary.queries += 1;
+        }
+        say(format!("{} random queries gave the same {} ids", summary.queries, count(summary.ids)));
+        Ok(())
+    }
+
+    async fn fill_external(&mut self, table: &str, documents: &Documents) -> Result<()> {
+        use bitdex_proto::value::{FieldValue, Value};
+        let schema = self.definition.schema();
+        let fields: Vec<usize> =
+            (0..schema.fields.len()).filter(|id| schema.fields[*id].origin == Origin::External).collect();
+        for (id, values) in documents {
+            for field in &fields {
+                let value = match &values[*field] {
+                    FieldValue::One(Value::Int(int)) => int.to_string(),
+                    FieldValue::Many(texts) => {
+                        let texts = texts.iter().filter_map(|value| match value {
+                            Value::Text(text) => Some(format!("'{text}'")),
+                            _ => None,
+                        });
+                        format!("ARRAY[{}]", texts.collect::<Vec<_>>().join(", "))
+                    }
+                    _ => continue,
+                };
+                let name = crate::sql::quote(&schema.fields[*field].name);
+                postgres::execute(&mut self.reader, &format!("UPDATE {table} SET {name} = {value} WHERE id = {id}"))
+                    .await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// The test of the test: an op taken away behind the index's back must show as a difference.
+    async fn a_lost_op_is_seen(&mut self) -> Result<()> {
+        let ops = self.definition.pg_schema();
+        let lost = format!(
+            "BEGIN; UPDATE public.\"Image\" SET width = 123456 WHERE id = (SELECT min(id) FROM public.\"Image\"); \
+             DELETE FROM {ops}.ops WHERE xid = pg_catalog.pg_current_xact_id(); COMMIT"
+        );
+        postgres::execute(&mut self.reader, &lost).await?;
+        let mark = self.mark().await?;
+        match self.compare(&mark).await {
+            Ok(_) => bail!("an op was lost, and no difference was found"),
+            Err(error) if error.to_string().contains("width: should be 123456") => Ok(()),
+            Err(error) => Err(error.context("after an op was lost")),
+        }
+    }
+}
+
+/// Waits of a writer end soon, so that deadlocks and locks behind a TRUNCATE do not stall the run.
+async fn prepare(connection: &mut PgConnection) -> Result<()> {
+    postgres::execute(connection, "SET lock_timeout = '3s'").await?;
+    // Only a superuser may; without it deadlocks take a second each.
+    let _ = postgres::execute(connection, "SET deadlock_timeout = '50ms'").await;
+    Ok(())
+}
+
+/// SQLSTATEs that colliding transactions meet: unique, foreign key, serialization, deadlock, lock timeout.
+const COLLISIONS: [&str; 6] = ["23505", "23503", "40001", "40P01", "55P03", "21000"];
+
+/// Whether it committed.
+async fn perform(
+    connection: &mut PgConnection,
+    transaction: &Transaction,
+    who: &str,
+    history: &History,
+) -> Result<bool> {
+    postgres::execute(connection, "BEGIN").await?;
+    for step in &transaction.steps {
+        let (what, outcome) = match step {
+            Step::Sql(sql) => {
+                let outcome = sqlx::raw_sql(AssertSqlSafe(sql.as_str())).execute(&mut *connection).await.map(|_| ());
+                (sql.clone(), outcome)
+            }
+            Step::Copy { table, rows } => (format!("COPY {table}: {rows:?}"), copy(connection, table, rows).await),
+            Step::Pause(pause) => {
+                tokio::time::sleep(*pause).await;
+                continue;
+            }
+        };
+        match outcome {
+            Ok(()) => history.add(who, what),
+            Err(sqlx::Error::Database(error)) if error.code().is_some_and(|code| COLLISIONS.contains(&&*code)) => {
+                history.add(who, format!("{what} -- failed: {error}; ROLLBACK"));
+                postgres::execute(connection, "ROLLBACK").await?;
+                return Ok(false);
+            }
+            Err(error) => return Err(error).with_context(|| format!("{who}: {what}")),
+        }
+    }
+    let end = if transaction.commits { "COMMIT" } else { "ROLLBACK" };
+    postgres::execute(connection, end).await?;
+    history.add(who, end);
+    Ok(transaction.commits)
+}
+
+async fn copy(connection: &mut PgConnection, table: &str, rows: &str) -> Result<(), sqlx::Error> {
+    let mut copy = connection.copy_in_raw(&format!("COPY {table} FROM STDIN")).await?;
+    copy.send(rows.as_bytes()).await?;
+    copy.finish().await.map(|_| ())
+}
+
+async fn add_metrics(clickhouse: &ClickHouse, random: &mut ChaCha8Rng, ids: u32, now_us: i64) -> Result<()> {
+    let mut line = Line::default();
+    for _ in 0..20 {
+        let event = MetricEvent {
+            image: random.random_range(0..ids),
+            metric: ["reactionCount", "commentCount", "collectedCount"][random.random_range(0..3)],
+            delta: random.random_range(-3..50),
+            created_us: now_us,
+        };
+        event.write(&mut line);
+    }
+    insert_metrics(clickhouse, line.into_inner()).await
+}
