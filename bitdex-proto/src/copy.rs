@@ -287,10 +287,9 @@ fn split_row(bytes: &[u8]) -> Result<(Fields<'_>, &[u8])> {
 /// Reads whole rows of a source, as the definition's COPY gives them, into upserts or present members.
 pub fn load_ops(schema: &Schema, source: SourceId, bytes: &[u8]) -> Result<Vec<Op>> {
     let id = source;
-    let source = schema
-        .sources
-        .get(id)
-        .ok_or_else(|| Error::invalid(format!("source {id} does not exist: the definition has {}", schema.sources.len())))?;
+    let source = schema.sources.get(id).ok_or_else(|| {
+        Error::invalid(format!("source {id} does not exist: the definition has {}", schema.sources.len()))
+    })?;
     let name = &source.name;
     rows(bytes)
         .map(|fields| {
@@ -330,4 +329,214 @@ pub fn load_ops(schema: &Schema, source: SourceId, bytes: &[u8]) -> Result<Vec<O
             Ok(Op::Upsert { source: id, key, row: Some(row) })
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::definition::Definition;
+
+    fn shop() -> Definition {
+        Definition::parse(include_str!("../../docs/examples/shop.yaml")).unwrap()
+    }
+
+    fn row(fields: &[Option<&[u8]>]) -> Vec<u8> {
+        let mut bytes = (fields.len() as i16).to_be_bytes().to_vec();
+        for field in fields {
+            bytes.extend(field.map_or(-1, |field| field.len() as i32).to_be_bytes());
+            bytes.extend(field.unwrap_or_default());
+        }
+        bytes
+    }
+
+    fn stream(rows: &[Vec<u8>]) -> Vec<u8> {
+        let mut bytes = SIGNATURE.to_vec();
+        bytes.extend([0; 8]);
+        bytes.extend(rows.concat());
+        bytes.extend((-1_i16).to_be_bytes());
+        bytes
+    }
+
+    /// The binary numeric of `unscaled` / 10^scale, as Postgres sends it: no zero digits at either end.
+    fn numeric_bytes(unscaled: i128, scale: u8) -> Vec<u8> {
+        let padding = (4 - scale % 4) % 4;
+        let mut rest = unscaled.unsigned_abs() * 10_u128.pow(u32::from(padding));
+        let mut digits = Vec::new();
+        while rest > 0 {
+            digits.push((rest % 10_000) as u16);
+            rest /= 10_000;
+        }
+        let mut weight = digits.len() as i32 - 1 - i32::from((scale + padding) / 4);
+        digits.reverse();
+        while digits.last() == Some(&0) {
+            digits.pop();
+        }
+        if digits.is_empty() {
+            weight = 0;
+        }
+        let sign: u16 = if unscaled < 0 { 0x4000 } else { 0 };
+        let header = [digits.len() as u16, weight as i16 as u16, sign, u16::from(scale)];
+        header.into_iter().chain(digits).flat_map(u16::to_be_bytes).collect()
+    }
+
+    fn decode(bytes: &[u8], ty: FieldType) -> Result<Value, String> {
+        decode_value(Some(bytes), ty, "field f").map(Option::unwrap).map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn canonical_types_decode() {
+        assert_eq!(decode(&(-5_i64).to_be_bytes(), FieldType::Int), Ok(Value::Int(-5)));
+        assert_eq!(decode(&1.5_f64.to_be_bytes(), FieldType::Float), Ok(Value::Float(Float::new(1.5))));
+        assert_eq!(decode(&[1], FieldType::Bool), Ok(Value::Bool(true)));
+        assert_eq!(decode("é".as_bytes(), FieldType::String), Ok(Value::Text("é".into())));
+        assert_eq!(decode(&1_i64.to_be_bytes(), FieldType::Timestamp), Ok(Value::Int(EPOCH_US + 1)));
+        assert_eq!(decode_value(None, FieldType::Int, "f"), Ok(None));
+    }
+
+    #[test]
+    fn what_has_no_value_is_refused_by_name() {
+        let nan = [0, 0, 0, 0, 0xc0, 0, 0, 0];
+        let infinity = [0, 0, 0, 0, 0xd0, 0, 0, 32];
+        for (bytes, ty, expected) in [
+            (&i64::MAX.to_be_bytes()[..], FieldType::Timestamp, "the timestamp infinity"),
+            (&i64::MIN.to_be_bytes(), FieldType::Timestamp, "the timestamp -infinity"),
+            (&(i64::MAX - 1).to_be_bytes(), FieldType::Timestamp, "past the year"),
+            (&nan, FieldType::Decimal(2), "NaN"),
+            (&infinity, FieldType::Decimal(2), "infinity"),
+            (&numeric_bytes(12_345, 3), FieldType::Decimal(2), "more than 2 digits"),
+            (&numeric_bytes(1, 40_u8.min(30)), FieldType::Decimal(18), "more than 18 digits"),
+            (&numeric_bytes(i128::from(i64::MAX) + 1, 0), FieldType::Decimal(0), "does not fit decimal(0)"),
+            (&numeric_bytes(i128::MAX / 100_000_000, 0), FieldType::Decimal(18), "does not fit decimal(18)"),
+            (&[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10], FieldType::Decimal(2), "no numeric"),
+            (&[0, 1], FieldType::Decimal(2), "no numeric"),
+            (&[2], FieldType::Bool, "no bool"),
+            (&[1, 2, 3], FieldType::Int, "3 bytes are no int8"),
+            (&[0xff], FieldType::String, "not UTF-8"),
+        ] {
+            let error = decode(bytes, ty).unwrap_err();
+            assert!(error.starts_with("field f: ") && error.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn rows_become_ops() {
+        let definition = shop();
+        let schema = definition.schema();
+        let (category, tiers) = (schema.source("category").unwrap().0, schema.source("tiers").unwrap().0);
+        let bytes = [
+            row(&[Some(&(-7_i64).to_be_bytes()), Some(b"saws"), None]),
+            row(&[Some(&8_i64.to_be_bytes()), Some(b""), Some(&1_i64.to_be_bytes())]),
+        ]
+        .concat();
+        assert_eq!(
+            load_ops(schema, category, &bytes).unwrap(),
+            [
+                Op::Upsert { source: category, key: -7, row: Some([Some(Value::Text("saws".into())), None].into()) },
+                Op::Upsert {
+                    source: category,
+                    key: 8,
+                    row: Some([Some(Value::Text("".into())), Some(Value::Int(1))].into())
+                },
+            ]
+        );
+        let pair = row(&[Some(&4_i64.to_be_bytes()), Some(&numeric_bytes(150, 2))]);
+        assert_eq!(
+            load_ops(schema, tiers, &pair).unwrap(),
+            [Op::Member { source: tiers, document: 4, value: Value::Int(150), present: true }]
+        );
+        for (source, bytes, expected) in [
+            (category, row(&[None, None, None]), "category: a row without a key"),
+            (category, row(&[Some(&1_i64.to_be_bytes())]), "category: a row of COPY has 1 fields, the definition 3"),
+            (category, row(&[]), "category: a row of COPY without fields"),
+            (category, pair[..5].to_vec(), "cut off"),
+            (category, row(&[Some(&1_i64.to_be_bytes()), None, Some(b"x")]), "category, key 1: parentCategoryId: "),
+            (tiers, row(&[Some(&1_i64.to_be_bytes()), None]), "tiers: a member of document 1 is null"),
+            (tiers, row(&[Some(&(1_i64 << 32).to_be_bytes()), None]), "tiers: document key 4294967296 is not in"),
+            (99, vec![], "source 99 does not exist"),
+        ] {
+            let error = load_ops(schema, source, &bytes).unwrap_err().to_string();
+            assert!(error.contains(expected), "{expected}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_stream_must_start_and_end_as_copy_does() {
+        let rows = [row(&[Some(b"a")]), row(&[None])];
+        let whole = stream(&rows);
+        let mut splitter = Splitter::default();
+        splitter.push(&whole);
+        assert_eq!(splitter.take().unwrap(), rows.concat());
+        assert_eq!(splitter.finish(), Ok(2));
+
+        let mut splitter = Splitter::default();
+        splitter.push(&whole[..whole.len() - 1]);
+        splitter.take().unwrap();
+        assert!(splitter.finish().unwrap_err().to_string().contains("without its trailer"));
+
+        let mut splitter = Splitter::default();
+        splitter.push(b"SELECT 1");
+        assert!(splitter.take().unwrap_err().to_string().contains("does not start"));
+
+        let mut splitter = Splitter::default();
+        splitter.push(&whole);
+        splitter.push(&[0]);
+        assert!(splitter.take().unwrap_err().to_string().contains("behind its trailer"));
+        assert!(whole_rows(&[0, 1, 0xff, 0xff, 0xff, 0xfe]).unwrap_err().to_string().contains("length of -2"));
+        assert!(whole_rows(&[0x80, 0]).unwrap_err().to_string().contains("fields"));
+    }
+
+    proptest! {
+        #[test]
+        fn numerics_are_exact(unscaled: i64, scale in 0_u8..=18, extra in 0_u8..=4) {
+            // A value written with more digits than the scale is the same value while those digits are zero.
+            let bytes = numeric_bytes(i128::from(unscaled) * 10_i128.pow(u32::from(extra)), scale + extra);
+            prop_assert_eq!(decode(&bytes, FieldType::Decimal(scale)), Ok(Value::Int(unscaled)));
+        }
+
+        #[test]
+        fn pieces_of_any_size_give_the_same_rows(
+            fields in prop::collection::vec(prop::collection::vec(prop::option::of(prop::collection::vec(any::<u8>(), 0..9)), 0..4), 0..8),
+            sizes in prop::collection::vec(1_usize..20, 1..40),
+        ) {
+            let encoded: Vec<_> = fields
+                .iter()
+                .map(|fields| row(&fields.iter().map(Option::as_deref).collect::<Vec<_>>()))
+                .collect();
+            let whole = stream(&encoded);
+            let mut splitter = Splitter::default();
+            let mut taken = Vec::new();
+            let mut rest = whole.as_slice();
+            for size in sizes.iter().cycle() {
+                let (piece, after) = rest.split_at((*size).min(rest.len()));
+                splitter.push(piece);
+                taken.extend(splitter.take().unwrap());
+                rest = after;
+                if rest.is_empty() {
+                    break;
+                }
+            }
+            prop_assert_eq!(splitter.finish(), Ok(fields.len() as u64));
+            let decoded: Vec<_> = rows(&taken).map(Result::unwrap).collect();
+            let expected: Vec<Vec<_>> = fields.iter().map(|row| row.iter().map(Option::as_deref).collect()).collect();
+            prop_assert_eq!(decoded, expected);
+        }
+
+        #[test]
+        fn garbage_is_an_error_never_a_panic(bytes in prop::collection::vec(prop_oneof![Just(0_u8), Just(1), Just(255), any::<u8>()], 0..200)) {
+            let definition = shop();
+            for source in 0..definition.schema().sources.len() {
+                let _ = load_ops(definition.schema(), source, &bytes);
+            }
+            for ty in [FieldType::Int, FieldType::Decimal(18), FieldType::Float, FieldType::Bool, FieldType::Timestamp, FieldType::String] {
+                let _ = decode_value(Some(&bytes), ty, "f");
+            }
+            let mut splitter = Splitter::default();
+            splitter.push(&stream(&[])[..19]);
+            splitter.push(&bytes);
+            let _ = splitter.take();
+            let _ = header_len(&bytes);
+        }
+    }
 }

@@ -36,7 +36,8 @@ pub(super) fn parse_name(text: &str) -> Option<Vec<String>> {
             Some(quote) => rest[1..].split_once(quote)?,
             None => rest.split_at(rest.find(|c: char| !c.is_ascii_alphanumeric() && c != '_').unwrap_or(rest.len())),
         };
-        if part.is_empty() || part.contains('\\') || (quote.is_none() && part.starts_with(|c: char| c.is_ascii_digit())) {
+        if part.is_empty() || part.contains('\\') || (quote.is_none() && part.starts_with(|c: char| c.is_ascii_digit()))
+        {
             return None;
         }
         parts.push(part.to_owned());

@@ -211,7 +211,10 @@ impl Definition {
             id => self.metrics.get(id - metrics).map(SourceSpec::Metrics),
         };
         spec.ok_or_else(|| {
-            crate::Error::invalid(format!("source {id} does not exist: the definition has {}", self.schema.sources.len()))
+            crate::Error::invalid(format!(
+                "source {id} does not exist: the definition has {}",
+                self.schema.sources.len()
+            ))
         })
     }
 

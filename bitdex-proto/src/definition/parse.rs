@@ -136,10 +136,7 @@ impl<'n> Section<'n> {
         if let Node::Bool(value) = node.value {
             return Some(At { value, at: node.at });
         }
-        errors.add(
-            node.at,
-            format!("`{key}` of {} must be true or false, not {}", self.what, node.value.describe()),
-        );
+        errors.add(node.at, format!("`{key}` of {} must be true or false, not {}", self.what, node.value.describe()));
         None
     }
 
@@ -189,10 +186,8 @@ pub(super) fn parse(root: &At<Node>, errors: &mut Errors) -> Written {
     section.must_have("index", "give the index a name", errors);
     let index = section.text("index", errors);
     section.must_have("document", "say which table holds the documents: { table: …, key: … }", errors);
-    let document = section
-        .get("document")
-        .and_then(|node| Section::open(node, "document", errors))
-        .map(|mut section| {
+    let document =
+        section.get("document").and_then(|node| Section::open(node, "document", errors)).map(|mut section| {
             let table = postgres_table(&mut section, errors);
             section.finish(errors);
             table

@@ -214,7 +214,8 @@ impl Resolver {
         let must_be_int = |ty: Option<FieldType>, errors: &mut Errors| match ty {
             None | Some(FieldType::Int) => {}
             Some(ty) => {
-                errors.add(by.at, format!("lookup {name}: `by` must be an int, which {} of type {ty} is not", by.value));
+                errors
+                    .add(by.at, format!("lookup {name}: `by` must be an int, which {} of type {ty} is not", by.value));
             }
         };
         if let Some((parent, field)) = by.value.split_once('.') {
@@ -412,7 +413,10 @@ impl Resolver {
         match members {
             None => self.errors.add(
                 from.at,
-                format!("member field {name}: `from` must name a member field with a table, which {} is not", from.value),
+                format!(
+                    "member field {name}: `from` must name a member field with a table, which {} is not",
+                    from.value
+                ),
             ),
             Some((_, _, Some(ty))) if *ty != FieldType::Int => self.errors.add(
                 from.at,
@@ -456,8 +460,10 @@ impl Resolver {
                 if state[next] == Visit::Open {
                     let circle = stack.iter().skip_while(|at| **at != next).chain([&next]);
                     let names: Vec<_> = circle.map(|at| derived[*at].name.value.as_str()).collect();
-                    self.errors
-                        .add(input.at, format!("derived fields refer to each other in a circle: {}", names.join(" → ")));
+                    self.errors.add(
+                        input.at,
+                        format!("derived fields refer to each other in a circle: {}", names.join(" → ")),
+                    );
                     continue;
                 }
                 self.derive(next, derived, state, stack);

@@ -161,7 +161,8 @@ impl Definition {
         if let Some((path, column)) = through {
             let mut key = value;
             let mut at = None;
-            let hops = std::iter::once((path.first, None)).chain(path.hops.iter().map(|hop| (hop.source, Some(hop.by))));
+            let hops =
+                std::iter::once((path.first, None)).chain(path.hops.iter().map(|hop| (hop.source, Some(hop.by))));
             for (source, by) in hops {
                 let Some(lookup) = self.lookup(source) else { continue };
                 if let (Some(by), Some((previous, row))) = (by, at) {
@@ -193,10 +194,8 @@ impl Definition {
                     let _ = write!(sql, ", t.{}", quote(&column.name));
                 }
                 let rows = rows(source);
-                let _ = write!(
-                    sql,
-                    " FROM unnest($1::int8[]) AS k(\"$k\") LEFT JOIN ({rows}) t ON t.\"$key\" = k.\"$k\""
-                );
+                let _ =
+                    write!(sql, " FROM unnest($1::int8[]) AS k(\"$k\") LEFT JOIN ({rows}) t ON t.\"$key\" = k.\"$k\"");
                 sql
             }
             SourceSpec::Members(source) => read_members(source),
@@ -279,7 +278,9 @@ impl Definition {
         let spec = self.source(source)?;
         Ok(match &self.schema().sources[source].kind {
             SourceKind::Members { ty } => vec![(spec.name().to_owned(), *ty)],
-            _ => self.schema().sources[source].columns().iter().map(|column| (column.name.clone(), column.ty)).collect(),
+            _ => {
+                self.schema().sources[source].columns().iter().map(|column| (column.name.clone(), column.ty)).collect()
+            }
         })
     }
 }

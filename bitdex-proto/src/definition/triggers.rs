@@ -91,12 +91,7 @@ impl Definition {
 
     /// The functions and triggers of one Postgres source. `source_number` is what the ops carry, `table_columns` are
     /// all columns of its table. Errors as [`Self::referred_columns`].
-    pub fn trigger_sql(
-        &self,
-        source: SourceId,
-        source_number: i16,
-        table_columns: &[String],
-    ) -> Result<TriggerSet> {
+    pub fn trigger_sql(&self, source: SourceId, source_number: i16, table_columns: &[String]) -> Result<TriggerSet> {
         let referred = self.referred_columns(source, table_columns)?;
         let table = self.referred(source)?.0.clone();
         let (key, value) = match self.source(source)? {
@@ -110,8 +105,7 @@ impl Definition {
             function(&schema, format!("truncate_{source_number}"), None, &truncate_body(&schema, source_number)),
         ];
         let columns: Vec<_> = referred.iter().map(String::as_str).collect();
-        let when =
-            format!(" WHEN ({} OPERATOR(pg_catalog.*<>) {})", record("OLD", &columns), record("NEW", &columns));
+        let when = format!(" WHEN ({} OPERATOR(pg_catalog.*<>) {})", record("OLD", &columns), record("NEW", &columns));
         let trigger = |kind: &str, event: &str, each: &str, when: &str, function: &str| {
             let name = format!("{schema}_{source_number}_{kind}");
             let sql = format!(
@@ -153,8 +147,10 @@ fn function(schema: &str, name: String, value: MemberValue<'_>, body: &str) -> T
     // The text of a value must not depend on the settings of whoever writes the table.
     let settings = match value {
         Some((_, FieldType::Int)) | None => "",
-        Some(_) => " SET datestyle = 'ISO, YMD' SET extra_float_digits = 1 SET timezone = 'UTC' SET intervalstyle = \
-                    'postgres' SET bytea_output = 'hex'",
+        Some(_) => {
+            " SET datestyle = 'ISO, YMD' SET extra_float_digits = 1 SET timezone = 'UTC' SET intervalstyle = \
+                    'postgres' SET bytea_output = 'hex'"
+        }
     };
     let sql = format!(
         "CREATE OR REPLACE FUNCTION {schema}.{name}() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER SET search_path = \

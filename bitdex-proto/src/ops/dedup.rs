@@ -97,7 +97,8 @@ impl<K: Copy + Eq + std::hash::Hash> SeenFields<K> {
 /// The last change of each field, or of each value since the whole field was last set.
 fn last_changes(changes: Vec<(FieldId, Change)>) -> Vec<(FieldId, Change)> {
     let mut seen = SeenFields::default();
-    let mut kept: Vec<_> = changes.into_iter().rev().filter(|(field, change)| seen.is_last((), *field, change)).collect();
+    let mut kept: Vec<_> =
+        changes.into_iter().rev().filter(|(field, change)| seen.is_last((), *field, change)).collect();
     kept.reverse();
     kept
 }
@@ -110,6 +111,225 @@ fn reads(filter: &Filter, changes: &[&Vec<(FieldId, Change)>], schema: &Schema) 
         Filter::Not(filter) => reads(filter, changes, schema),
         Filter::Compare { field, .. } | Filter::In { field, .. } | Filter::IsNull { field } => {
             changes.iter().copied().flatten().any(|(id, _)| schema.fields[*id].name == *field)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeMap, BTreeSet};
+
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{
+        definition::Definition,
+        ops::Row,
+        query::Comparator,
+        value::{FieldValue, Literal},
+    };
+
+    const DEFINITION: &str = "
+index: a
+document: { table: t, key: id }
+fields:
+  x: { type: int, filter: true }
+members:
+  m: { table: u, key: id, value: v, type: int, filter: true }
+external:
+  one: { type: int, filter: true }
+  set: { type: int, many: true, filter: true }
+";
+    const MEMBERS: SourceId = 1;
+    const X: FieldId = 1;
+    const M: FieldId = 2;
+    const ONE: FieldId = 3;
+    const SET: FieldId = 4;
+
+    fn schema() -> std::sync::Arc<Schema> {
+        Definition::parse(DEFINITION).unwrap().schema().clone()
+    }
+
+    /// The simplest state that ops can be applied to.
+    #[derive(Debug, Clone, Default, PartialEq)]
+    struct Model {
+        rows: BTreeMap<i64, Row>,
+        members: BTreeSet<(u32, i64)>,
+        one: BTreeMap<u32, Value>,
+        set: BTreeSet<(u32, i64)>,
+    }
+
+    impl Model {
+        fn apply(&mut self, op: &Op) {
+            match op {
+                Op::Upsert { key, row: Some(row), .. } => drop(self.rows.insert(*key, row.clone())),
+                Op::Upsert { key, row: None, .. } => drop(self.rows.remove(key)),
+                Op::Member { document, value, present, .. } => {
+                    let pair = (*document, int(value));
+                    if *present {
+                        self.members.insert(pair)
+                    } else {
+                        self.members.remove(&pair)
+                    };
+                }
+                Op::Truncate { source: MEMBERS } => self.members.clear(),
+                Op::Truncate { .. } => self.rows.clear(),
+                Op::Field { document, field, change } => self.change(*document, *field, change),
+                Op::QueryOpSet { filter, changes } => {
+                    let documents: Vec<u32> = self
+                        .rows
+                        .keys()
+                        .map(|key| *key as u32)
+                        .filter(|document| self.matches(*document, filter))
+                        .collect();
+                    for document in documents {
+                        for (field, change) in changes {
+                            self.change(document, *field, change);
+                        }
+                    }
+                }
+            }
+        }
+
+        fn change(&mut self, document: u32, field: FieldId, change: &Change) {
+            match (field, change) {
+                (ONE, Change::Set(FieldValue::One(value))) => drop(self.one.insert(document, value.clone())),
+                (ONE, _) => drop(self.one.remove(&document)),
+                (_, Change::Add(value)) => drop(self.set.insert((document, int(value)))),
+                (_, Change::Remove(value)) => drop(self.set.remove(&(document, int(value)))),
+                (_, Change::Delete) => self.set.retain(|(other, _)| *other != document),
+                (_, Change::Set(values)) => {
+                    self.set.retain(|(other, _)| *other != document);
+                    self.set.extend(values.values().iter().map(|value| (document, int(value))));
+                }
+            }
+        }
+
+        fn matches(&self, document: u32, filter: &Filter) -> bool {
+            let Filter::Compare { field, value: Literal::Int(wanted), .. } = filter else { return true };
+            match field.as_str() {
+                "x" => self.rows[&i64::from(document)][0] == Some(Value::Int(*wanted)),
+                "m" => self.members.contains(&(document, *wanted)),
+                "one" => self.one.get(&document) == Some(&Value::Int(*wanted)),
+                _ => self.set.contains(&(document, *wanted)),
+            }
+        }
+
+        fn all(mut self, ops: &[Op]) -> Self {
+            ops.iter().for_each(|op| self.apply(op));
+            self
+        }
+    }
+
+    fn int(value: &Value) -> i64 {
+        match value {
+            Value::Int(int) => *int,
+            other => panic!("{other:?} is no int"),
+        }
+    }
+
+    fn change() -> impl Strategy<Value = (FieldId, Change)> {
+        let value = || (0_i64..3).prop_map(Value::Int);
+        prop_oneof![
+            value().prop_map(|value| (ONE, Change::Set(FieldValue::One(value)))),
+            Just((ONE, Change::Set(FieldValue::Null))),
+            Just((ONE, Change::Delete)),
+            value().prop_map(|value| (SET, Change::Add(value))),
+            value().prop_map(|value| (SET, Change::Remove(value))),
+            prop::collection::vec(value(), 0..3).prop_map(|values| (SET, Change::Set(FieldValue::many(values)))),
+            Just((SET, Change::Delete)),
+        ]
+    }
+
+    fn op() -> impl Strategy<Value = Op> {
+        let filter =
+            (prop::sample::select(vec![X, M, ONE, SET]), 0_i64..2).prop_map(|(field, value)| Filter::Compare {
+                field: schema().fields[field].name.clone(),
+                comparator: Comparator::Eq,
+                value: Literal::Int(value),
+            });
+        prop_oneof![
+            4 => (0_i64..4, prop::option::of(0_i64..3)).prop_map(|(key, value)| Op::Upsert {
+                source: 0,
+                key,
+                row: value.map(|value| [Some(Value::Int(value))].into()),
+            }),
+            4 => (0_u32..4, 0_i64..3, any::<bool>()).prop_map(|(document, value, present)| Op::Member {
+                source: MEMBERS,
+                document,
+                value: Value::Int(value),
+                present,
+            }),
+            1 => (0_usize..2).prop_map(|source| Op::Truncate { source }),
+            6 => (0_u32..4, change()).prop_map(|(document, (field, change))| Op::Field { document, field, change }),
+            4 => (filter, prop::collection::vec(change(), 0..4))
+                .prop_map(|(filter, changes)| Op::QueryOpSet { filter, changes }),
+        ]
+    }
+
+    fn ops(length: usize) -> impl Strategy<Value = Vec<Op>> {
+        prop::collection::vec(op(), 0..length)
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2_000))]
+
+        #[test]
+        fn the_same_state_from_any_prior_state(before in ops(20), batch in ops(40), applied in 0_usize..40) {
+            let prior = Model::default().all(&before);
+            let fewer = dedup(batch.clone(), &schema());
+            prop_assert!(fewer.len() <= batch.len());
+            prop_assert_eq!(prior.clone().all(&fewer), prior.clone().all(&batch), "{:#?}", fewer);
+            // A state that contains a part of the batch already.
+            let part = prior.all(&batch[..applied.min(batch.len())]);
+            prop_assert_eq!(part.clone().all(&fewer), part.all(&batch), "{:#?}", fewer);
+            prop_assert_eq!(dedup(fewer.clone(), &schema()), fewer);
+        }
+    }
+
+    fn add(value: i64) -> (FieldId, Change) {
+        (SET, Change::Add(Value::Int(value)))
+    }
+
+    fn query(field: &str, changes: Vec<(FieldId, Change)>) -> Op {
+        Op::QueryOpSet { filter: Filter::eq(field, Literal::Int(1)), changes }
+    }
+
+    #[test]
+    fn the_last_op_of_a_target_always_stays() {
+        let member = |present| Op::Member { source: MEMBERS, document: 1, value: Value::Int(1), present };
+        let upsert = |value| Op::Upsert { source: 0, key: 1, row: Some([Some(Value::Int(value))].into()) };
+        let gone = Op::Upsert { source: 0, key: 1, row: None };
+        let truncate = Op::Truncate { source: MEMBERS };
+        for (batch, expected) in [
+            (vec![member(true), member(false)], vec![member(false)]),
+            (vec![upsert(1), upsert(2), gone.clone()], vec![gone.clone()]),
+            (vec![member(true), upsert(1), truncate.clone()], vec![upsert(1), truncate.clone()]),
+            (vec![truncate.clone(), truncate.clone(), member(true)], vec![truncate.clone(), member(true)]),
+        ] {
+            assert_eq!(dedup(batch, &schema()), expected);
+        }
+    }
+
+    #[test]
+    fn query_ops_are_barriers_and_merge_only_where_that_is_safe() {
+        let schema = schema();
+        let field =
+            |value| Op::Field { document: 1, field: ONE, change: Change::Set(FieldValue::One(Value::Int(value))) };
+        let barrier = vec![field(1), query("x", vec![add(1)]), field(2)];
+        assert_eq!(dedup(barrier.clone(), &schema), barrier);
+        // The same filter twice in a row: one op with both changes, and no less.
+        assert_eq!(
+            dedup(vec![query("x", vec![add(1)]), query("x", vec![add(2)]), query("x", vec![add(1)])], &schema),
+            [query("x", vec![add(2), add(1)])]
+        );
+        for apart in [
+            vec![query("x", vec![add(1)]), query("m", vec![add(2)])],
+            vec![query("x", vec![add(1)]), field(1), query("x", vec![add(2)])],
+            // The first changes what the second asks for.
+            vec![query("set", vec![add(1)]), query("set", vec![add(2)])],
+        ] {
+            assert_eq!(dedup(apart.clone(), &schema), apart);
         }
     }
 }
