@@ -58,8 +58,7 @@ struct Follower {
 }
 
 pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: oneshot::Sender<WireResult<()>>) {
-    let state = State::clone(&shared.current.load());
-    let mut worker = Worker { shared: Arc::clone(&shared), commands, state, follower: None };
+    let mut worker = Worker::new(Arc::clone(&shared), commands);
     let unwinding = FailOnUnwind(&shared);
     match worker.start() {
         Ok(writing) => {
@@ -86,6 +85,11 @@ impl Drop for FailOnUnwind<'_> {
 }
 
 impl Worker {
+    pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
+        let state = State::clone(&shared.current.load());
+        Self { shared, commands, state, follower: None }
+    }
+
     /// Becomes the writer if the lock is free, else reads up to the frontier.
     fn start(&mut self) -> Result<Option<Writing>> {
         if !self.shared.options.reader_only
@@ -164,13 +168,18 @@ impl Worker {
     }
 
     /// Applies and publishes everything up to the durable frontier. Where there is no store yet, does nothing.
-    fn follow(&mut self) -> Result<()> {
-        for _ in 0..REOPEN {
+    pub(super) fn follow(&mut self) -> Result<()> {
+        let mut tries = 0;
+        loop {
             if self.follower.is_none() {
                 let Some(manifest) = self.read_manifest()? else { return Ok(()) };
                 if !self.open_follower(&manifest)? {
+                    tries += 1;
                     if manifest.is_new() {
                         return Ok(());
+                    }
+                    if tries == REOPEN {
+                        return Err(self.missing_files(&manifest));
                     }
                     thread::sleep(POLL);
                     continue;
@@ -208,8 +217,6 @@ impl Worker {
                 }
             }
         }
-        let manifest = self.shared.folder.manifest();
-        Err(Error::damaged(manifest, 0, "files that it names are missing, each time that it was read"))
     }
 
     fn read_manifest(&self) -> Result<Option<Manifest>> {
@@ -322,10 +329,7 @@ impl Worker {
                 let durable = SegmentEnd { number: 0, offset: 0, last: 0 };
                 return Ok((LogEnd { durable, tail: Vec::new(), torn: 0 }, frontier));
             }
-            let segment = segment_path(self.shared.folder.root(), manifest.first_segment);
-            let checkpoint = manifest.checkpoint.as_ref().map_or("no checkpoint", |checkpoint| &checkpoint.file);
-            let reason = format!("it names {checkpoint} and {}, which are not both there", segment.display());
-            return Err(Error::damaged(self.shared.folder.manifest(), 0, reason));
+            return Err(self.missing_files(manifest));
         }
         let Some(Follower { reader, frontier }) = self.follower.take() else {
             return Err(Error::Foreign("the log is not open".into()));
@@ -334,6 +338,14 @@ impl Worker {
         let state = &mut self.state;
         let end = reader.finish(durable, &mut |sequence, payload| apply(state, sequence, payload))?;
         Ok((end, frontier))
+    }
+
+    fn missing_files(&self, manifest: &Manifest) -> Error {
+        let folder = &self.shared.folder;
+        let segment = segment_path(folder.root(), manifest.first_segment);
+        let checkpoint = manifest.checkpoint.as_ref().map_or("no checkpoint", |checkpoint| &checkpoint.file);
+        let reason = format!("it names {checkpoint} and {}, which are not both there", segment.display());
+        Error::damaged(folder.manifest(), 0, reason)
     }
 
     fn create_store(&self) -> Result<Manifest> {

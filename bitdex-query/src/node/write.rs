@@ -205,16 +205,15 @@ impl Writing {
                 true => WireError::from(error),
                 false => WireError::unavailable(format!("{message}; this process writes no more")),
             };
-            for (submission, _) in accepted {
-                answer(submission, Err(told.clone()));
-            }
             if full {
                 metrics::counter!("bitdex_log_disk_full_total").increment(1);
                 tracing::error!(error = message, "records were refused");
-                worker.shared.set_problem(Some(message));
-                return Ok(());
+                worker.shared.set_problem(Some(message.clone()));
             }
-            return Err(Error::Poisoned(message));
+            for (submission, _) in accepted {
+                answer(submission, Err(told.clone()));
+            }
+            return if full { Ok(()) } else { Err(Error::Poisoned(message)) };
         }
         worker.shared.set_problem(None);
         worker.shared.publish(&worker.state);
