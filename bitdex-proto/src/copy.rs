@@ -406,7 +406,7 @@ mod tests {
             (&nan, FieldType::Decimal(2), "NaN"),
             (&infinity, FieldType::Decimal(2), "infinity"),
             (&numeric_bytes(12_345, 3), FieldType::Decimal(2), "more than 2 digits"),
-            (&numeric_bytes(1, 40_u8.min(30)), FieldType::Decimal(18), "more than 18 digits"),
+            (&numeric_bytes(1, 30), FieldType::Decimal(18), "more than 18 digits"),
             (&numeric_bytes(i128::from(i64::MAX) + 1, 0), FieldType::Decimal(0), "does not fit decimal(0)"),
             (&numeric_bytes(i128::MAX / 100_000_000, 0), FieldType::Decimal(18), "does not fit decimal(18)"),
             (&[0, 1, 0, 0, 0, 0, 0, 0, 0x27, 0x10], FieldType::Decimal(2), "no numeric"),

@@ -70,11 +70,8 @@ pub(super) fn check_expression(text: &str) -> Result<String, String> {
                 }
             },
             '(' | '[' => open.push(c),
-            ')' | ']' => {
-                if open.pop() != Some(if c == ')' { '(' } else { '[' }) {
-                    return Err(format!("`{c}` closes nothing"));
-                }
-            }
+            ')' if open.pop() != Some('(') => return Err("`)` closes nothing".into()),
+            ']' if open.pop() != Some('[') => return Err("`]` closes nothing".into()),
             ';' => return Err("`;` cannot stand in an expression".into()),
             '-' if chars.peek() == Some(&'-') => return Err("use YAML's comments, not those of SQL".into()),
             '/' if chars.peek() == Some(&'*') => return Err("use YAML's comments, not those of SQL".into()),
