@@ -2,6 +2,7 @@
 //! that everything is measured on, and what drives them (the oracle test, the demo, the benchmarks).
 
 pub mod clickhouse;
+pub mod demo;
 pub mod folders;
 pub mod http;
 pub mod oracle;
@@ -9,6 +10,7 @@ pub mod postgres;
 pub mod processes;
 pub mod reaper;
 pub mod sql;
+pub mod stage;
 pub mod terminal;
 pub mod wait;
 pub mod workload;

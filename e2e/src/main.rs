@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use e2e::{
+    demo::{self, Demo},
     oracle,
     terminal::{count, say},
 };
@@ -21,6 +22,20 @@ struct Cli {
 enum Command {
     /// Random transactions, kills and restarts; the index must equal the view at each quiet point.
     Oracle(Oracle),
+    /// Sample data, the pair beside it, and changes that queries follow; stays up with lines to try.
+    Demo(DemoArguments),
+}
+
+#[derive(Debug, Args)]
+struct DemoArguments {
+    #[arg(long, env = "IMAGES", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..))]
+    images: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// End after everything was shown; exit status 0 only if all of it was right.
+    #[arg(long, env = "ONCE", value_parser = clap::builder::FalseyValueParser::new(), default_value = "0",
+          default_missing_value = "1", num_args = 0..=1)]
+    once: bool,
 }
 
 #[derive(Debug, Args)]
@@ -62,6 +77,7 @@ impl Oracle {
 
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
+        Command::Demo(DemoArguments { images, seed, once }) => demo::run(Demo { images, seed, once }).await?,
         Command::Oracle(arguments) => {
             let summary = oracle::run(arguments.options()).await?;
             say(format!(
