@@ -176,7 +176,7 @@ impl Segment {
         Ok(self.file.metadata().map_err(Error::io("read", &self.path))?.nlink() == 0)
     }
 
-    pub fn len(&self) -> Result<u64> {
+    pub fn length(&self) -> Result<u64> {
         Ok(self.file.metadata().map_err(Error::io("read", &self.path))?.len())
     }
 
@@ -199,7 +199,7 @@ impl Segment {
         }
         let length = FRAME_HEADER + header.length;
         // The length is not to be trusted before the checksum is: do not make room for more than there is.
-        if self.buffered(offset, FRAME_HEADER)? < length && self.len()? < offset + length as u64 {
+        if self.buffered(offset, FRAME_HEADER)? < length && self.length()? < offset + length as u64 {
             return Ok(At::Bad("the file ends within a frame"));
         }
         if self.buffered(offset, length)? < length {
@@ -214,7 +214,7 @@ impl Segment {
 
     /// All bytes from `offset` on.
     pub fn rest(&self, offset: u64) -> Result<Vec<u8>> {
-        let mut bytes = vec![0; self.len()?.saturating_sub(offset) as usize];
+        let mut bytes = vec![0; self.length()?.saturating_sub(offset) as usize];
         let read = read_at(&self.file, &mut bytes, offset).map_err(Error::io("read", &self.path))?;
         bytes.truncate(read);
         Ok(bytes)

@@ -110,6 +110,37 @@ fn four_records(store: &mut Store) -> (Vec<u8>, Vec<usize>) {
     (fs::read(segment_path(store.path(), 1)).unwrap(), offsets)
 }
 
+/// The layout that `docs/store-format.md` tells, by its offsets.
+#[test]
+fn the_formats_are_as_documented() {
+    let mut store = Store::new();
+    let mut log = store.first_writer();
+    log.commit(&[b"ab"]).unwrap();
+    log.commit(&[b"cde"]).unwrap();
+    let end = log.end().offset;
+    log.roll().unwrap();
+    let u32_at = |bytes: &[u8], at: usize| u32::from_le_bytes(bytes[at..at + 4].try_into().unwrap());
+    let u64_at = |bytes: &[u8], at: usize| u64::from_le_bytes(bytes[at..at + 8].try_into().unwrap());
+
+    let header = fs::read(store.path().join("log-0000000000000002.seg")).unwrap();
+    assert_eq!((header.len(), &header[..8]), (88, &b"BITDEXLG"[..]));
+    assert_eq!((u32_at(&header, 8), u32_at(&header, 12), u32_at(&header, 80)), (1, 88, 0));
+    assert_eq!(header[16..32], STORE.to_le_bytes());
+    let numbers: Vec<u64> = (0..6).map(|n| u64_at(&header, 32 + 8 * n)).collect();
+    assert_eq!(numbers, [1, 2, 3, 1, end, 2]);
+    assert_eq!(u32_at(&header, 84), crc32fast::hash(&header[..84]));
+
+    let frames = fs::read(store.path().join("log-0000000000000001.seg")).unwrap().split_off(88);
+    assert_eq!(frames.len(), 32 + 2 + 32 + 3);
+    for (frame, sequence, mark, payload) in [(&frames[..34], 1, 0, &b"ab"[..]), (&frames[34..], 2, 1, b"cde")] {
+        assert_eq!((u32_at(frame, 0), u32_at(frame, 4)), (crc32fast::hash(&frame[4..]), payload.len() as u32));
+        assert_eq!((u64_at(frame, 8), u64_at(frame, 16), u64_at(frame, 24)), (sequence, 1, mark));
+        assert_eq!(&frame[32..], payload);
+    }
+    let frontier = fs::read(store.path().join("FRONTIER")).unwrap();
+    assert_eq!((&frontier[..8], u64_at(&frontier, 8), frontier.len()), (&b"BITDEXFR"[..], 2, 16));
+}
+
 #[test]
 fn a_tail_torn_anywhere_is_left_out_above_the_frontier_and_refused_below() {
     let mut store = Store::new();

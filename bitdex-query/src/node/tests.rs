@@ -166,8 +166,11 @@ async fn one_writes_the_others_follow_and_take_its_place() {
             assert_eq!((steps_of(&state, "a"), state.hash()), (n + 1, first.current().hash()));
         }
     }
+    let started = Instant::now();
     first.drain().await;
+    let drained = started.elapsed();
     promoted(&second).await;
+    println!("drained after {drained:?}, the next is the writer after {:?}", started.elapsed());
     assert_eq!((second.epoch(), second.writer_address().as_deref()), (2, Some("http://second")));
     let ack = second.writer().unwrap().submit(step("a", 20)).await.unwrap();
     assert_eq!(ack.sequence, 22);
@@ -260,6 +263,34 @@ async fn a_failed_fsync_ends_the_writer_and_another_takes_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_process_that_cannot_take_over_goes_on_answering_and_tries_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = open(folder.path()).await;
+    let disk = Arc::new(FaultyDisk::default());
+    let other = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    node.writer().unwrap().submit(step("a", 0)).await.unwrap();
+    reaches(&other, 2).await;
+    disk.fail_writes_after(30, ENOSPC);
+    end(node, folder.path()).await;
+    let reader = open_reader(folder.path()).await;
+    tokio::time::timeout(SECOND, async {
+        while other.health().problem.is_none() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+    let health = other.health();
+    assert!(health.problem.is_some_and(|problem| problem.contains("is full")) && !health.fatal);
+    assert_eq!((other.role(), steps_of(&other.current(), "a")), (Role::Reader, 1));
+    disk.heal();
+    promoted(&other).await;
+    assert_eq!(other.health().problem, None);
+    let ack = other.writer().unwrap().submit(step("a", 1)).await.unwrap();
+    reaches(&reader, ack.sequence).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_full_disk_refuses_records_and_the_writer_goes_on_once_there_is_room() {
     let folder = tempfile::tempdir().unwrap();
     let disk = Arc::new(FaultyDisk::default());
@@ -283,6 +314,14 @@ async fn a_full_disk_refuses_records_and_the_writer_goes_on_once_there_is_room()
     assert_eq!(steps_of(&open(folder.path()).await.current(), "a"), 10);
 }
 
+/// The frontier is not synced either.
+fn lose_power(disk: &FaultyDisk, data: &Path, rng: &mut ChaCha8Rng) {
+    disk.lose_power(rng);
+    if let Ok(frontier) = Frontier::open(&data.join("FRONTIER"), true) {
+        frontier.store(rng.random_range(0..=frontier.load()));
+    }
+}
+
 /// The writer ends at random instants, by faults of the disk at any byte or by being dropped, with feeders at work and
 /// sometimes with the power lost; each time it is opened again.
 #[tokio::test(flavor = "multi_thread")]
@@ -299,7 +338,18 @@ async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
             checkpoint_bytes: rng.random_range(500..20_000),
             ..options(folder.path())
         };
-        let node = Node::open_on(small, Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+        if rng.random_ratio(1, 4) {
+            // The end may come within the promotion.
+            match rng.random() {
+                true => disk.fail_writes_after(rng.random_range(0..1_000), EIO),
+                false => disk.fail_syncs_after(rng.random_range(0..6)),
+            }
+        }
+        let opened = Node::open_on(small, Arc::clone(&disk) as Arc<dyn Disk>).await;
+        if rng.random_ratio(1, 4) && opened.is_err() {
+            lose_power(&disk, folder.path(), &mut rng);
+        }
+        let Ok(node) = opened else { continue };
         let reader = open_reader(folder.path()).await;
         let state = node.current();
         let mut total = 1;
@@ -311,6 +361,7 @@ async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
         }
         assert_eq!(state.sequence(), total, "round {round}: a record is there twice, or a number was left out");
 
+        disk.heal();
         match rng.random_range(0..3) {
             0 => disk.fail_writes_after(rng.random_range(0..20_000), EIO),
             1 => disk.fail_syncs_after(rng.random_range(0..60)),
@@ -346,9 +397,7 @@ async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
         assert_eq!(reader.health().problem, None, "round {round}");
         drop(reader);
         if rng.random() {
-            disk.lose_power(&mut rng);
-            let frontier = Frontier::open(&folder.path().join("FRONTIER"), true).unwrap();
-            frontier.store(rng.random_range(0..=frontier.load()));
+            lose_power(&disk, folder.path(), &mut rng);
         }
     }
     println!("acknowledged: {acknowledged:?}");

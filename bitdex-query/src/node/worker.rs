@@ -3,6 +3,7 @@
 use std::{
     fs::File,
     io::Read as _,
+    mem,
     ops::ControlFlow,
     sync::{
         Arc,
@@ -72,7 +73,7 @@ pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: ones
             let _ = opened.send(Err(error.into()));
         }
     }
-    std::mem::forget(unwinding);
+    mem::forget(unwinding);
 }
 
 /// Says so where the thread ends by a panic.
@@ -95,12 +96,15 @@ impl Worker {
         if !self.shared.options.reader_only
             && let Some(lock) = election::try_lock(&self.shared.folder.lock())?
         {
-            return self.take_over(lock).map(Some);
+            match self.take_over(lock) {
+                // It can still serve queries; there may be room later.
+                Err(error @ Error::Full { .. }) => self.stay_follower(&error),
+                result => return result.map(Some),
+            }
+        } else if !self.shared.options.reader_only {
+            self.stand(Duration::ZERO);
         }
         self.follow()?;
-        if !self.shared.options.reader_only {
-            self.stand();
-        }
         Ok(None)
     }
 
@@ -115,16 +119,34 @@ impl Worker {
             }
             match self.follow_until_locked()? {
                 ControlFlow::Break(()) => return Ok(()),
-                ControlFlow::Continue(lock) => writing = Some(self.take_over(lock)?),
+                ControlFlow::Continue(lock) => match self.take_over(lock) {
+                    Ok(taken) => writing = Some(taken),
+                    Err(error @ Error::Foreign(_)) => return Err(error),
+                    // Were this the end, each process in turn would end for the same cause, and none would be left to
+                    // answer queries.
+                    Err(error) => self.stay_follower(&error),
+                },
             }
         }
     }
 
+    /// After a promotion that failed, which has given up the lock: goes on from what is published, and tries again
+    /// later, with new files.
+    fn stay_follower(&mut self, error: &Error) {
+        tracing::error!(%error, "cannot become the writer; will try again");
+        self.shared.set_problem(Some(format!("this process cannot become the writer: {error}")));
+        // It may hold what is not durable.
+        self.state = State::clone(&self.shared.current.load());
+        self.follower = None;
+        self.stand(RETRY);
+    }
+
     /// Waits for the lock, blocked, in a thread of its own.
-    fn stand(&self) {
+    fn stand(&self, delay: Duration) {
         let path = self.shared.folder.lock();
         let commands = self.shared.commands.clone();
         let spawned = thread::Builder::new().name("bitdex-candidate".into()).spawn(move || {
+            thread::sleep(delay);
             // Where the node has ended meanwhile, the lock is given up with the message.
             let _ = commands.send(Command::Locked(election::lock(&path)));
         });
@@ -134,10 +156,13 @@ impl Worker {
     }
 
     fn follow_until_locked(&mut self) -> Result<ControlFlow<(), LockGuard>> {
+        let mut stuck = false;
         loop {
             let wait = match self.follow() {
                 Ok(()) => {
-                    self.shared.set_problem(None);
+                    if mem::take(&mut stuck) {
+                        self.shared.set_problem(None);
+                    }
                     POLL
                 }
                 Err(error) => {
@@ -146,6 +171,7 @@ impl Worker {
                         tracing::error!(%error, "cannot follow the log; will try again from the manifest");
                     }
                     self.shared.set_problem(Some(problem));
+                    stuck = true;
                     // The position is not trusted any more. A later checkpoint may lead past the damage.
                     self.follower = None;
                     RETRY
