@@ -163,8 +163,11 @@ fn front_ended(name: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinEr
 async fn serve_grpc(listener: TcpListener, service: Arc<Service>, closing: CancellationToken) -> anyhow::Result<()> {
     let (reporter, health) = tonic_health::server::health_reporter();
     let watch = tokio::spawn(health::report(reporter, Arc::clone(&service)));
-    let reflection =
-        || tonic_reflection::server::Builder::configure().register_encoded_file_descriptor_set(DESCRIPTORS);
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
     let routes = Routes::new(
         QueryServer::new(Queries { service: Arc::clone(&service) }).max_decoding_message_size(MAX_QUERY_MESSAGE),
     )
