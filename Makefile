@@ -36,6 +36,16 @@ test-long: lint ## the same at full counts
 e2e: ## the chart on a real Kubernetes: KUBECONFIG, or ../shared/cluster
 	e2e/cluster/run
 
+.PHONY: demo
+demo: ## sample data, the pair beside it, live changes; IMAGES=200000, ONCE=1 to end by itself
+	cargo build --release --workspace --bins
+	$(or $(CARGO_TARGET_DIR),target)/release/e2e demo
+
+.PHONY: bench
+bench: ## the table of measurements, and target/bench/summary.json; ONLY=load,search,visible,ingest for a part
+	cargo build --release --workspace --bins
+	$(or $(CARGO_TARGET_DIR),target)/release/e2e bench
+
 .PHONY: fmt
 fmt: ## format the code
 	cargo fmt --all
