@@ -9,6 +9,7 @@ or the answer is 503, and has failed when a second has gone by without an answer
 """
 
 import argparse
+import collections
 import http.client
 import json
 import os
@@ -34,7 +35,7 @@ class Client:
     def __init__(self, url):
         self.address = urllib.parse.urlsplit(url).netloc
         self.connection = None
-        self.retries = 0
+        self.retries = []
 
     def once(self, call, request, timeout):
         if self.connection is None:
@@ -66,7 +67,7 @@ class Client:
             except Unavailable as error:
                 if time.monotonic() >= end:
                     raise Unavailable(f"no answer within {deadline} s: {error}") from error
-                self.retries += 1
+                self.retries.append(str(error).split("(")[0])
                 time.sleep(0.005)
 
     def close(self):
@@ -204,7 +205,7 @@ def load(arguments):
             time.sleep(0.01)
         with lock:
             times.extend(mine)
-            retries.append(client.retries)
+            retries.extend(client.retries)
 
     threads = [threading.Thread(target=run, args=(arguments.seed + n,)) for n in range(arguments.clients)]
     for thread in threads:
@@ -213,8 +214,9 @@ def load(arguments):
         thread.join()
     times.sort()
     rank = lambda share: times[min(int(len(times) * share), len(times) - 1)]
+    why = "".join(f" {reason} {count}" for reason, count in collections.Counter(retries).items())
     print(*failures[:10], sep="\n", end="\n" if failures else "")
-    print(f"{len(times)} searches, {len(failures)} failed, {sum(retries)} retries, p50 {rank(0.5):.1f} ms, p99 {rank(0.99):.1f} ms, slowest {times[-1]:.0f} ms")
+    print(f"{len(times)} searches, {len(failures)} failed, {len(retries)} retries{why}, p50 {rank(0.5):.1f} ms, p99 {rank(0.99):.1f} ms, slowest {times[-1]:.0f} ms")
     return not failures and len(times) > 100
 
 
