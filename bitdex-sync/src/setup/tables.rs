@@ -54,7 +54,7 @@ CREATE TABLE IF NOT EXISTS {schema}.triggers (
     live_hash    text NOT NULL,
     PRIMARY KEY (table_oid, source)
 );
-INSERT INTO {schema}.meta (key, value) VALUES ('tables_version', '{TABLES_VERSION}'), ('horizon', '0:0:')
+INSERT INTO {schema}.meta (key, value) VALUES ('tables_version', '{TABLES_VERSION}'), ('horizon', '1:1:')
     ON CONFLICT (key) DO NOTHING;
 "#
     )

@@ -36,9 +36,7 @@ async fn every_mistake_is_named_with_its_line() {
          CREATE UNLOGGED TABLE fleeting (id int PRIMARY KEY); CREATE VIEW a_view AS SELECT 1 AS id;
          CREATE TABLE mother (id int PRIMARY KEY); CREATE TABLE daughter () INHERITS (mother);
          CREATE FOREIGN DATA WRAPPER w; CREATE SERVER s FOREIGN DATA WRAPPER w; CREATE FOREIGN TABLE far (id int) SERVER s;
-         CREATE SCHEMA \"Odd\"; CREATE TABLE \"Odd\".\"Case\" (id int PRIMARY KEY)"
-            .replace('\\', "")
-            .as_str(),
+         CREATE SCHEMA odd"
     )
     .await;
     let replace = |from: &str, to: &str| {
@@ -61,7 +59,6 @@ async fn every_mistake_is_named_with_its_line() {
         (replace("decimal(2)", "decimal(1)"), "decimal(1)", "has 2 digits after the point"),
         (replace("'price > 100'", "'released_at > now()'"), "now()", "is not immutable"),
         (replace("'price > 100'", "'released_at::text = id::text'"), "::text", "is not immutable"),
-        (replace("'price > 100'", "'EXISTS (SELECT 1)'"), "EXISTS", "reaches beyond its row"),
         (replace("'price > 100'", "'count(*) > 1'"), "count(*)", "aggregate"),
         (replace("'price > 100'", "'price >> 100'"), ">>", "operator does not exist"),
         (replace("'weight > 0'", "'weight'"), "'weight'", "a condition is boolean, not integer"),

@@ -60,18 +60,18 @@ fn binaries() -> PathBuf {
     if let Ok(folder) = std::env::var("PG_BIN") {
         return folder.into();
     }
-    let mut found: Vec<PathBuf> = ["/usr/lib/postgresql", "/usr/pgsql", "/opt/homebrew/opt", "/usr/local/opt"]
+    let installed = ["/usr/lib/postgresql", "/usr/pgsql", "/opt/homebrew/opt", "/usr/local/opt"]
         .iter()
         .filter_map(|folder| fs::read_dir(folder).ok())
         .flatten()
         .filter_map(|entry| Some(entry.ok()?.path().join("bin")))
-        .filter(|folder| folder.join("initdb").exists())
-        .collect();
-    if let Some(path) = std::env::var_os("PATH") {
-        found.extend(std::env::split_paths(&path).filter(|folder| folder.join("initdb").exists()));
-    }
-    found.sort();
-    found.pop().expect("no Postgres: set DATABASE_URL, or PG_BIN to the folder of initdb and postgres")
+        .filter(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+        .max();
+    let in_path = || {
+        std::env::split_paths(&std::env::var_os("PATH")?)
+            .find(|folder| folder.join("initdb").exists() && folder.join("postgres").exists())
+    };
+    installed.or_else(in_path).expect("no Postgres: set DATABASE_URL, or PG_BIN to the folder of initdb and postgres")
 }
 
 /// A command run without root's rights, which Postgres refuses.
@@ -122,10 +122,8 @@ fn start() -> Server {
             .expect("postgres");
         let began = Instant::now();
         while began.elapsed() < Duration::from_secs(60) {
-            let ready = Command::new(binaries.join("pg_isready"))
-                .args(["-h", "127.0.0.1", "-p", &port.to_string()])
-                .output()
-                .is_ok_and(|out| out.status.success());
+            // It listens before it lets anybody in; whoever connects tries again.
+            let ready = std::net::TcpStream::connect(("127.0.0.1", port)).is_ok();
             if ready {
                 let url = format!("postgres://postgres@127.0.0.1:{port}/postgres");
                 return Server { url, process: Some(process), _folder: Some(folder) };
@@ -157,7 +155,15 @@ impl TestDatabase {
     pub async fn new() -> Self {
         let server = tokio::task::spawn_blocking(server).await.expect("a server");
         let name = format!("bitdex_test_{}_{}", std::process::id(), DATABASES.fetch_add(1, Ordering::Relaxed));
-        let mut admin = Database::new(&server.url).expect("a URL").connect(Purpose::Admin).await.expect("Postgres");
+        let admin = Database::new(&server.url).expect("a URL");
+        let began = Instant::now();
+        let mut admin = loop {
+            match admin.connect(Purpose::Admin).await {
+                Ok(connection) => break connection,
+                Err(error) if began.elapsed() > Duration::from_secs(60) => panic!("{error:#}"),
+                Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
+            }
+        };
         sqlx::raw_sql(AssertSqlSafe(format!("DROP DATABASE IF EXISTS {name}")))
             .execute(&mut admin)
             .await
