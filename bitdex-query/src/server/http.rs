@@ -7,8 +7,12 @@ use std::{future::Future, sync::Arc, time::Duration};
 use axum::{
     Router,
     body::Bytes,
-    extract::{DefaultBodyLimit, State, rejection::BytesRejection},
-    http::{HeaderMap, StatusCode, Uri, header::CONTENT_TYPE},
+    extract::{DefaultBodyLimit, Request, State, rejection::BytesRejection},
+    http::{
+        HeaderMap, HeaderValue, StatusCode, Uri,
+        header::{CONNECTION, CONTENT_TYPE},
+    },
+    middleware::{self, Next},
     response::{IntoResponse, Response},
     routing::{get, post},
 };
@@ -46,7 +50,18 @@ pub(super) fn router(service: Arc<Service>, metrics: PrometheusHandle) -> Router
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(DefaultBodyLimit::max(MAX_BODY))
+        .layer(middleware::from_fn_with_state(Arc::clone(&service), leave_connections))
         .with_state(App { service, metrics })
+}
+
+/// While this process drains, each answer ends its connection, so that callers go elsewhere before it is closed under
+/// a request of theirs.
+async fn leave_connections(State(service): State<Arc<Service>>, request: Request, next: Next) -> Response {
+    let mut response = next.run(request).await;
+    if service.is_draining() {
+        response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+    }
+    response
 }
 
 type Body = Result<Bytes, BytesRejection>;

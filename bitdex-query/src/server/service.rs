@@ -85,9 +85,13 @@ impl Service {
         self.draining.store(true, Ordering::Release);
     }
 
+    pub(super) fn is_draining(&self) -> bool {
+        self.draining.load(Ordering::Acquire)
+    }
+
     /// Why calls should not be sent here now; `None` where they should.
     pub(super) fn unready(&self) -> Option<String> {
-        if self.draining.load(Ordering::Acquire) {
+        if self.is_draining() {
             return Some("draining".into());
         }
         let node = match self.node() {
