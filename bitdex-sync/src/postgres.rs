@@ -67,6 +67,8 @@ impl Database {
             ("bytea_output", "hex"),
             ("xmlbinary", "base64"),
             ("jit", "off"),
+            // Notices are for people at a prompt.
+            ("client_min_messages", "error"),
         ]);
         let connecting = async {
             let mut connection = PgConnection::connect_with(&options).await?;

@@ -89,12 +89,13 @@ impl Consumer {
     }
 
     fn judge(&self, cursor: &PgCursor, tokens: &[String], horizon: &PgSnapshot) -> Result<(), HistoryError> {
-        if !tokens.contains(&cursor.token) {
-            return Err(HistoryError::Lost { consumer: self.name.clone(), token: cursor.token.clone() });
-        }
+        // First, because the tokens of so old a cursor are forgotten too.
         // The horizon has no transactions in progress, so covering it means having none in progress below it.
         if cursor.snapshot.xmin() < horizon.xmax() {
             return Err(HistoryError::BeforeHorizon { cursor: cursor.snapshot.to_string(), horizon: horizon.xmax() });
+        }
+        if !tokens.contains(&cursor.token) {
+            return Err(HistoryError::Lost { consumer: self.name.clone(), token: cursor.token.clone() });
         }
         Ok(())
     }
@@ -153,6 +154,7 @@ mod tests {
         let judge = |tokens: &[String], horizon: &str| consumer.judge(&cursor, tokens, &horizon.parse().unwrap());
         assert_eq!(judge(&tokens, "100:100:"), Ok(()));
         assert!(matches!(judge(&tokens, "101:101:"), Err(HistoryError::BeforeHorizon { .. })));
+        assert!(matches!(judge(&tokens[..1], "101:101:"), Err(HistoryError::BeforeHorizon { .. })));
         assert!(matches!(judge(&tokens[..1], "1:1:"), Err(HistoryError::Lost { .. })));
     }
 }

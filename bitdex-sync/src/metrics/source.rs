@@ -128,3 +128,65 @@ impl ClickHouse {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use axum::{Router, extract::RawQuery, http::StatusCode, routing::post};
+
+    use super::*;
+
+    const DEFINITION: &str = r"
+index: images
+document: { table: image, key: id }
+metrics:
+  events:
+    table: events
+    key: imageId
+    inserted_at: insertedAt
+    fields:
+      reactions: { type: int, sort: true, default: 0, sql: sum(delta) }
+";
+
+    /// Answers as ClickHouse does, to the few queries of these tests.
+    async fn answer(RawQuery(query): RawQuery, sql: String) -> (StatusCode, Vec<u8>) {
+        assert!(query.unwrap_or_default().contains("default_format=RowBinary"));
+        let numbers = |numbers: &[i64]| numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        if sql.contains("now()") {
+            (StatusCode::OK, numbers(&[1_767_225_600]))
+        } else if sql.contains("count()") {
+            (StatusCode::OK, if sql.contains(">= 9") { numbers(&[0, 0, 0]) } else { numbers(&[2, 3, 8]) })
+        } else if sql.contains("insertedAt") {
+            (StatusCode::INTERNAL_SERVER_ERROR, b"Code: 47. DB::Exception: Unknown identifier insertedAt".to_vec())
+        } else {
+            let row = |key: i64, value: i64| [&key.to_le_bytes()[..], &[0], &value.to_le_bytes()].concat();
+            (StatusCode::OK, [row(3, 5), row(8, -1)].concat())
+        }
+    }
+
+    #[tokio::test]
+    async fn reads_what_clickhouse_answers_and_names_what_it_refuses() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let server = tokio::spawn(async move { axum::serve(listener, Router::new().route("/", post(answer))).await });
+        let args = ClickHouseArgs {
+            clickhouse_url: Some(url),
+            clickhouse_user: None,
+            clickhouse_password: None,
+            clickhouse_database: None,
+        };
+        let clickhouse = ClickHouse::new(&args).unwrap();
+        let definition = Definition::parse(DEFINITION).unwrap();
+        assert_eq!(clickhouse.now().await.unwrap(), 1_767_225_600);
+        assert_eq!(clickhouse.key_range(&definition, 1, 0).await.unwrap(), Some((3, 8)));
+        assert_eq!(clickhouse.key_range(&definition, 1, 9).await.unwrap(), None);
+        let ops = clickhouse.range(&definition, 1, 3, 8).await.unwrap();
+        assert!(matches!(&ops[..], [Op::Upsert { key: 3, .. }, Op::Upsert { key: 8, row: Some(_), .. }]), "{ops:?}");
+        let error = clickhouse.changed_since(&definition, 1, 0).await.unwrap_err();
+        assert!(format!("{error:#}").contains("Unknown identifier insertedAt"), "{error:#}");
+        let findings = crate::check::check_clickhouse(&definition, &clickhouse).await.unwrap();
+        let found: Vec<_> = findings.iter().map(ToString::to_string).collect();
+        assert_eq!(found.len(), 1);
+        assert!(found[0].starts_with("line 5: error: metrics events: "), "{found:?}");
+        server.abort();
+    }
+}
