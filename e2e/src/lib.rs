@@ -1,6 +1,7 @@
 //! The end-to-end harness: a real Postgres, a real ClickHouse engine, the real binaries as processes, the workload
 //! that everything is measured on, and what drives them (the oracle test, the demo, the benchmarks).
 
+pub mod bench;
 pub mod clickhouse;
 pub mod demo;
 pub mod folders;

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use e2e::{
+    bench::{self, Bench},
     demo::{self, Demo},
     oracle,
     terminal::{count, say},
@@ -24,6 +25,22 @@ enum Command {
     Oracle(Oracle),
     /// Sample data, the pair beside it, and changes that queries follow; stays up with lines to try.
     Demo(DemoArguments),
+    /// The project's goals that can be measured so far, beside Postgres; writes target/bench/summary.json.
+    Bench(BenchArguments),
+}
+
+#[derive(Debug, Args)]
+struct BenchArguments {
+    #[arg(long, env = "IMAGES", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..))]
+    images: u32,
+    #[arg(long, default_value_t = 1)]
+    seed: u64,
+    /// Queries of the mix.
+    #[arg(long, default_value_t = 1_000)]
+    queries: usize,
+    /// Only these parts.
+    #[arg(long, env = "ONLY", value_delimiter = ',')]
+    only: Vec<bench::Part>,
 }
 
 #[derive(Debug, Args)]
@@ -78,6 +95,9 @@ impl Oracle {
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Demo(DemoArguments { images, seed, once }) => demo::run(Demo { images, seed, once }).await?,
+        Command::Bench(BenchArguments { images, seed, queries, only }) => {
+            bench::run(Bench { images, seed, queries, only }).await?;
+        }
         Command::Oracle(arguments) => {
             let summary = oracle::run(arguments.options()).await?;
             say(format!(

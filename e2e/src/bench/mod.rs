@@ -1,0 +1,105 @@
+//! `make bench`: the rows of the project's goals that exist so far, measured in one run over the same rows and with the
+//! same queries, side by side with Postgres.
+//!
+//! Searches and counts are measured in a process that follows the same files as any reader, without a network
+//! (`search_…`), and through gRPC and HTTP (`grpc_…`, `http_…`). Each answer that Postgres gives too is compared.
+
+mod ingest;
+mod load;
+mod measure;
+mod search;
+mod usage;
+mod visible;
+
+use std::path::PathBuf;
+
+use anyhow::{Result, bail};
+use clap::ValueEnum;
+
+pub use measure::{Latencies, Results, size};
+
+use crate::{
+    folders,
+    postgres::Wanted,
+    processes::Options,
+    stage::Stage,
+    terminal::{count, say, seconds, step},
+    workload::Workload,
+};
+
+/// A part of the benchmarks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum Part {
+    /// How fast the index is loaded, beside COPY alone.
+    Load,
+    /// Searches and counts, beside Postgres.
+    Search,
+    /// From commit to visible.
+    Visible,
+    /// Durable ingestion of batches.
+    Ingest,
+}
+
+#[derive(Debug, Clone)]
+pub struct Bench {
+    pub images: u32,
+    pub seed: u64,
+    pub queries: usize,
+    /// Empty: all.
+    pub only: Vec<Part>,
+}
+
+impl Bench {
+    fn wants(&self, part: Part) -> bool {
+        self.only.is_empty() || self.only.contains(&part)
+    }
+}
+
+pub async fn run(bench: Bench) -> Result<()> {
+    let logs = folders::logs("bench")?;
+    let now_us = chrono::Utc::now().timestamp_micros();
+    let workload = Workload { images: bench.images, seed: bench.seed, now_us };
+    let wanted = Wanted { shared_buffers: "2GB", ..Wanted::default() };
+    // One connection: what the goal for a load is about.
+    let options = Options {
+        query: &["--drain-seconds", "0"],
+        sync: &["--metrics-interval-ms", "1000", "--load-connections", "1"],
+    };
+    let mut stage = Stage::set(workload, &wanted, &logs, options).await?;
+    say(format!("{} documents loaded in {}", count(bench.images.into()), seconds(stage.loading)));
+    let mut results = Results::default();
+    let measured = parts(&bench, &mut stage, &mut results).await;
+    if let Err(error) = measured {
+        bail!("{error:?}\n{}", stage.pair.tails());
+    }
+    step("Measured");
+    results.write(&folder()?)?;
+    stage.clear().await
+}
+
+async fn parts(bench: &Bench, stage: &mut Stage, results: &mut Results) -> Result<()> {
+    if bench.wants(Part::Load) {
+        step("Load");
+        load::measure(stage, results).await?;
+    }
+    usage::measure(stage, results).await?;
+    if bench.wants(Part::Visible) {
+        step("From commit to visible");
+        visible::measure(stage, results).await?;
+    }
+    if bench.wants(Part::Search) {
+        step("Search");
+        search::measure(stage, bench.queries, results).await?;
+    }
+    // Last: it leaves changes that the database does not have.
+    if bench.wants(Part::Ingest) {
+        step("Ingestion");
+        ingest::measure(stage, results).await?;
+    }
+    Ok(())
+}
+
+/// `target/bench`.
+fn folder() -> Result<PathBuf> {
+    Ok(folders::target()?.with_file_name("bench"))
+}
