@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum};
 
 /// Exit status for a definition or setting that cannot be used (EX_USAGE of sysexits.h).
 pub const EXIT_BAD_DEFINITION: u8 = 64;
@@ -32,9 +32,17 @@ pub struct Logging {
     /// Which log lines to write, as in `info`, `bitdex_sync=debug`.
     #[arg(long, env = "BITDEX_LOG", default_value = "info", global = true)]
     pub log: String,
-    /// Log as JSON, one object a line.
-    #[arg(long, env = "BITDEX_LOG_JSON", global = true)]
-    pub log_json: bool,
+    /// How log lines look, on standard error.
+    #[arg(long, env = "BITDEX_LOG_FORMAT", value_name = "FORMAT", default_value = "text", global = true)]
+    pub log_format: LogFormat,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One JSON object a line.
+    Json,
 }
 
 #[derive(Debug, Subcommand)]

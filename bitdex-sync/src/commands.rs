@@ -17,7 +17,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::{
     check::{self, Severity},
-    cli::{CheckArgs, Cli, Command, DumpArgs, EXIT_BAD_DEFINITION, Logging, SetupArgs},
+    cli::{CheckArgs, Cli, Command, DumpArgs, EXIT_BAD_DEFINITION, LogFormat, Logging, SetupArgs},
     daemon::{self, ensure_set_up, health::Health},
     load::{POSTGRES_SOURCE, Progress},
     metrics::ClickHouse,
@@ -59,10 +59,9 @@ fn start_logging(logging: &Logging) -> anyhow::Result<()> {
         .with_env_filter(filter)
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
-    if logging.log_json {
-        subscriber.json().init()
-    } else {
-        subscriber.init()
+    match logging.log_format {
+        LogFormat::Json => subscriber.json().init(),
+        LogFormat::Text => subscriber.init(),
     }
     Ok(())
 }
