@@ -173,7 +173,7 @@ async fn a_writer_that_is_told_to_go_hands_over() {
     // It no longer counts as ready, hands over, and still answers.
     assert_eq!(leaving.get("/readyz").await.0, 503);
     assert_eq!(leaving.get("/healthz").await.0, 200);
-    let told = reqwest::get(format!("http://{}/healthz", leaving.http)).await.unwrap();
+    let told = crate::process::http().get(format!("http://{}/healthz", leaving.http)).send().await.unwrap();
     assert_eq!(told.headers()["connection"], "close", "callers are told to leave");
     promoted(&staying).await;
     let mut session = eventually("a session on the new writer", || async {

@@ -100,6 +100,13 @@ pub(crate) struct Process {
     pub(crate) http: String,
 }
 
+/// A client for plain HTTP. Built with the whole workspace, its library wants TLS set up all the same.
+pub(crate) fn http() -> reqwest::Client {
+    // An error means that another test was first.
+    let _ = rustls::crypto::ring::default_provider().install_default();
+    reqwest::Client::builder().no_proxy().build().unwrap()
+}
+
 impl Process {
     pub(crate) fn start(mut command: Command) -> Self {
         let mut child = command.stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
@@ -142,13 +149,13 @@ impl Process {
     /// POSTs JSON text; the status and the answer.
     pub(crate) async fn post(&self, path: &str, body: impl Into<reqwest::Body>) -> (u16, Json) {
         let url = format!("http://{}{path}", self.http);
-        let answer = reqwest::Client::new().post(url).body(body).send().await.unwrap();
+        let answer = http().post(url).body(body).send().await.unwrap();
         (answer.status().as_u16(), answer.json().await.unwrap())
     }
 
     /// The status and the text.
     pub(crate) async fn get(&self, path: &str) -> (u16, String) {
-        let answer = reqwest::get(format!("http://{}{path}", self.http)).await.unwrap();
+        let answer = http().get(format!("http://{}{path}", self.http)).send().await.unwrap();
         (answer.status().as_u16(), answer.text().await.unwrap())
     }
 

@@ -233,7 +233,7 @@ async fn a_reader_answers_what_its_token_demands() {
     let (status, answer) = {
         let url = format!("http://{}/v1/count", reader.http);
         let body = r#"{"index": "items", "consistency": {"postgres_xid": 140}}"#;
-        let answer = reqwest::Client::new().post(url).header("x-timeout-ms", "50").body(body).send().await.unwrap();
+        let answer = crate::process::http().post(url).header("x-timeout-ms", "50").body(body).send().await.unwrap();
         (answer.status().as_u16(), answer.json::<Json>().await.unwrap())
     };
     assert_eq!((status, &answer["error"]["code"]), (504, &json!("deadline_exceeded")));
