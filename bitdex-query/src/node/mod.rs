@@ -52,6 +52,15 @@ pub struct Node {
     shared: Arc<Shared>,
 }
 
+/// What hinders the node for now.
+#[derive(Debug, Clone, Default)]
+struct Problems {
+    /// Why its versions grow old.
+    following: Option<String>,
+    /// Why it cannot write, or could not become the writer.
+    writing: Option<String>,
+}
+
 /// What the log's thread and the callers share.
 #[derive(Debug)]
 struct Shared {
@@ -63,7 +72,7 @@ struct Shared {
     sequence: watch::Sender<u64>,
     role: watch::Sender<Role>,
     epoch: AtomicU64,
-    problem: Mutex<Option<String>>,
+    problems: Mutex<Problems>,
     /// Why this process cannot go on.
     failed: watch::Sender<Option<String>>,
     draining: AtomicBool,
@@ -186,10 +195,12 @@ impl Node {
 
     pub fn health(&self) -> Health {
         let fatal = self.shared.failed.borrow().clone();
+        let Problems { following, writing } = self.shared.problems.lock().clone();
         Health {
             role: self.role(),
             fatal: fatal.is_some(),
-            problem: fatal.or_else(|| self.shared.problem.lock().clone()),
+            stale: following.is_some(),
+            problem: fatal.or(following).or(writing),
         }
     }
 
@@ -236,7 +247,7 @@ impl Shared {
             sequence: watch::Sender::new(0),
             role: watch::Sender::new(Role::Reader),
             epoch: AtomicU64::new(0),
-            problem: Mutex::new(None),
+            problems: Mutex::default(),
             failed: watch::Sender::new(None),
             draining: AtomicBool::new(false),
             commands,
@@ -261,8 +272,12 @@ impl Shared {
         }
     }
 
-    fn set_problem(&self, problem: Option<String>) {
-        *self.problem.lock() = problem;
+    fn set_following(&self, problem: Option<String>) {
+        self.problems.lock().following = problem;
+    }
+
+    fn set_writing(&self, problem: Option<String>) {
+        self.problems.lock().writing = problem;
     }
 
     fn fail(&self, reason: String) {

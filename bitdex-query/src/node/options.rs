@@ -60,6 +60,9 @@ pub struct Health {
     pub role: Role,
     /// Why the node does not do its work; `None` while it does.
     pub problem: Option<String>,
+    /// The problem keeps this process from following the log, so that its answers grow old. Where it is false, queries
+    /// are well.
+    pub stale: bool,
     /// The problem does not go away in this process: end it with an error.
     pub fatal: bool,
 }

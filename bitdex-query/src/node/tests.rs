@@ -282,12 +282,39 @@ async fn a_process_that_cannot_take_over_goes_on_answering_and_tries_again() {
     .unwrap();
     let health = other.health();
     assert!(health.problem.is_some_and(|problem| problem.contains("is full")) && !health.fatal);
+    assert!(!health.stale, "queries are well");
     assert_eq!((other.role(), steps_of(&other.current(), "a")), (Role::Reader, 1));
     disk.heal();
     promoted(&other).await;
     assert_eq!(other.health().problem, None);
     let ack = other.writer().unwrap().submit(step("a", 1)).await.unwrap();
     reaches(&reader, ack.sequence).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_failed_promotion_is_forgotten_once_another_process_writes() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = open(folder.path()).await;
+    node.writer().unwrap().submit(step("a", 0)).await.unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let unable = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    reaches(&unable, 2).await;
+    disk.fail_writes_after(0, ENOSPC);
+    end(node, folder.path()).await;
+    let hindered = |wanted: bool| {
+        let unable = &unable;
+        async move {
+            while unable.health().problem.is_some() != wanted {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        }
+    };
+    tokio::time::timeout(10 * SECOND, hindered(true)).await.unwrap();
+    let able = open(folder.path()).await;
+    promoted(&able).await;
+    able.writer().unwrap().submit(step("a", 1)).await.unwrap();
+    tokio::time::timeout(10 * SECOND, hindered(false)).await.unwrap();
+    assert_eq!((unable.role(), unable.health().stale), (Role::Reader, false));
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -50,6 +50,8 @@ pub(super) struct Worker {
     /// following.
     pub(super) state: State,
     follower: Option<Follower>,
+    /// The epoch known when this process last failed to become the writer; `None` once there was a writer again.
+    not_promoted: Option<u64>,
 }
 
 #[derive(Debug)]
@@ -88,7 +90,7 @@ impl Drop for FailOnUnwind<'_> {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
         let state = State::clone(&shared.current.load());
-        Self { shared, commands, state, follower: None }
+        Self { shared, commands, state, follower: None, not_promoted: None }
     }
 
     /// Becomes the writer if the lock is free, else reads up to the frontier.
@@ -134,7 +136,8 @@ impl Worker {
     /// later, with new files.
     fn stay_follower(&mut self, error: &Error) {
         tracing::error!(%error, "cannot become the writer; will try again");
-        self.shared.set_problem(Some(format!("this process cannot become the writer: {error}")));
+        self.shared.set_writing(Some(format!("this process cannot become the writer: {error}")));
+        self.not_promoted = Some(self.shared.epoch.load(Ordering::Relaxed));
         // It may hold what is not durable.
         self.state = State::clone(&self.shared.current.load());
         self.follower = None;
@@ -161,16 +164,21 @@ impl Worker {
             let wait = match self.follow() {
                 Ok(()) => {
                     if mem::take(&mut stuck) {
-                        self.shared.set_problem(None);
+                        self.shared.set_following(None);
+                    }
+                    // Another process could: what hindered this one is over, or no longer matters.
+                    if self.not_promoted.is_some_and(|epoch| self.shared.epoch.load(Ordering::Relaxed) > epoch) {
+                        self.not_promoted = None;
+                        self.shared.set_writing(None);
                     }
                     POLL
                 }
                 Err(error) => {
                     let problem = format!("this process no longer follows the log: {error}");
-                    if self.shared.problem.lock().as_ref() != Some(&problem) {
+                    if self.shared.problems.lock().following.as_ref() != Some(&problem) {
                         tracing::error!(%error, "cannot follow the log; will try again from the manifest");
                     }
-                    self.shared.set_problem(Some(problem));
+                    self.shared.set_following(Some(problem));
                     stuck = true;
                     // The position is not trusted any more. A later checkpoint may lead past the damage.
                     self.follower = None;
@@ -336,7 +344,9 @@ impl Worker {
         if self.state.sequence() == 0 {
             writing.write_genesis(self)?;
         }
-        self.shared.set_problem(None);
+        self.not_promoted = None;
+        self.shared.set_following(None);
+        self.shared.set_writing(None);
         self.shared.role.send_replace(Role::Writer);
         Ok(writing)
     }

@@ -208,14 +208,14 @@ impl Writing {
             if full {
                 metrics::counter!("bitdex_log_disk_full_total").increment(1);
                 tracing::error!(error = message, "records were refused");
-                worker.shared.set_problem(Some(message.clone()));
+                worker.shared.set_writing(Some(message.clone()));
             }
             for (submission, _) in accepted {
                 answer(submission, Err(told.clone()));
             }
             return if full { Ok(()) } else { Err(Error::Poisoned(message)) };
         }
-        worker.shared.set_problem(None);
+        worker.shared.set_writing(None);
         worker.shared.publish(&worker.state);
         for (sequence, (submission, postgres_cursor)) in (first..).zip(accepted) {
             self.due |= matches!(submission.record.kind, Some(Kind::LoadEnd(_)));

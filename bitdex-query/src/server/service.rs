@@ -22,7 +22,7 @@ use tokio::time::Instant;
 
 use crate::{
     engine::{self, Documents, Page},
-    node::{Health, Node, Role},
+    node::{Health, Node},
     state::State,
 };
 
@@ -104,9 +104,9 @@ impl Service {
 
     /// Why this process should be restarted; one that is opening its store or loading is alive.
     pub(super) fn dead(&self) -> Option<String> {
-        let Health { role, problem, fatal } = self.node.get()?.health();
-        // What hinders a writer for now (a full disk) does not go away by a restart, and queries are well.
-        problem.filter(|_| fatal || role == Role::Reader)
+        let Health { problem, stale, fatal, .. } = self.node.get()?.health();
+        // What hinders only writing (a full disk) does not go away by a restart, and queries are well.
+        problem.filter(|_| fatal || stale)
     }
 
     /// What does not work in this process, be it as little as writing.
