@@ -2,8 +2,8 @@
 //!
 //! All reads and the view share one select for each source: the key column as it is (so that its index serves), and
 //! each field's expression cast to its canonical type (`int8`, `numeric`, `float8`, `bool`, `timestamptz`,
-//! `text COLLATE "C"`). Expressions stand in a select over their table alone, under its own name. Names of ours start
-//! with `$`, which no field's name does.
+//! `text COLLATE "C"`). Expressions stand in a select over their table alone, under its own name, where nothing of ours
+//! is in reach. Names of ours, aliases included, start with `$`, which no field's name does, and are quoted.
 
 use std::{collections::BTreeMap, fmt::Write as _};
 
@@ -75,7 +75,7 @@ impl Definition {
     /// schema's order and under its name. Members are arrays, ascending and without duplicates, null where empty.
     pub fn view_sql(&self) -> String {
         let schema = self.schema();
-        let mut inner = String::from("SELECT d.\"$key\"::int8 AS ");
+        let mut inner = String::from("SELECT \"$d\".\"$key\"::int8 AS ");
         let mut outer = Vec::new();
         let mut laterals = String::new();
         for (id, field) in schema.fields.iter().enumerate() {
@@ -83,10 +83,10 @@ impl Definition {
             let expression = match &field.origin {
                 Origin::Key => {
                     inner.push_str(&name);
-                    outer.push(format!("v.{name}"));
+                    outer.push(format!("\"$v\".{name}"));
                     continue;
                 }
-                Origin::Document { .. } => format!("d.{name}"),
+                Origin::Document { .. } => format!("\"$d\".{name}"),
                 Origin::Lookup { path, .. } => format!("{}.{name}", alias(last(path))),
                 Origin::Members { source } => self.member_array(*source, None),
                 Origin::Through { members, path, column } => self.member_array(*members, Some((path, *column))),
@@ -94,7 +94,7 @@ impl Definition {
                     let inputs: Vec<_> = inputs.iter().map(|input| self.view_column(*input)).collect();
                     let _ = write!(
                         laterals,
-                        "\nCROSS JOIN LATERAL (SELECT {} AS {name}) x{id}",
+                        "\nCROSS JOIN LATERAL (SELECT {} AS {name}) \"$x{id}\"",
                         derived(*function, &inputs)
                     );
                     outer.push(self.view_column(id));
@@ -103,13 +103,13 @@ impl Definition {
                 Origin::Metric { .. } | Origin::External => continue,
             };
             let _ = write!(inner, ",\n    {expression} AS {name}");
-            outer.push(format!("v.{name}"));
+            outer.push(format!("\"$v\".{name}"));
         }
-        let _ = write!(inner, "\n  FROM ({}) d", rows(self.document()));
+        let _ = write!(inner, "\n  FROM ({}) \"$d\"", rows(self.document()));
         for path in self.attached_lookups() {
             inner.push_str(&path);
         }
-        format!("SELECT {}\nFROM (\n  {inner}\n) v{laterals}", outer.join(", "))
+        format!("SELECT {}\nFROM (\n  {inner}\n) \"$v\"{laterals}", outer.join(", "))
     }
 
     /// How the view's outer select names a field.
@@ -117,8 +117,8 @@ impl Definition {
         let field = &self.schema().fields[id];
         let name = quote(&field.name);
         match field.origin {
-            Origin::Derived { .. } => format!("x{id}.{name}"),
-            _ => format!("v.{name}"),
+            Origin::Derived { .. } => format!("\"$x{id}\".{name}"),
+            _ => format!("\"$v\".{name}"),
         }
     }
 
@@ -127,7 +127,7 @@ impl Definition {
         let mut joins: BTreeMap<(usize, SourceId), String> = BTreeMap::new();
         for field in &self.schema().fields {
             let Origin::Lookup { by, path, .. } = &field.origin else { continue };
-            let mut from = ("d".to_owned(), *by, self.document());
+            let mut from = ("\"$d\"".to_owned(), *by, self.document());
             let hops = std::iter::once((path.first, *by)).chain(path.hops.iter().map(|hop| (hop.source, hop.by)));
             for (depth, (source, by)) in hops.enumerate() {
                 let Some(lookup) = self.lookup(source) else { continue };
@@ -156,8 +156,8 @@ impl Definition {
     /// A scalar subquery: the distinct values of a member source, or what they lead to.
     fn member_array(&self, members: SourceId, through: Option<(&Path, usize)>) -> String {
         let Ok(SourceSpec::Members(source)) = self.source(members) else { return "NULL".into() };
-        let mut from = format!("({}) m", pairs(source));
-        let mut value = "m.\"$value\"".to_owned();
+        let mut from = format!("({}) \"$m\"", pairs(source));
+        let mut value = "\"$m\".\"$value\"".to_owned();
         if let Some((path, column)) = through {
             let mut key = value;
             let mut at = None;
@@ -174,8 +174,8 @@ impl Definition {
             value = at.map_or("NULL".into(), |(source, row)| format!("{}.{}", alias(source), column_name(row, column)));
         }
         format!(
-            "(SELECT array_agg(DISTINCT {value} ORDER BY {value}) FROM {from} WHERE m.\"$key\" = d.\"$key\" AND {value} \
-             IS NOT NULL)"
+            "(SELECT array_agg(DISTINCT {value} ORDER BY {value}) FROM {from} WHERE \"$m\".\"$key\" = \
+             \"$d\".\"$key\" AND {value} IS NOT NULL)"
         )
     }
 
@@ -189,13 +189,16 @@ impl Definition {
     pub fn read_sql(&self, source: SourceId) -> Result<String> {
         Ok(match self.source(source)? {
             SourceSpec::Document(source) | SourceSpec::Lookup(source) => {
-                let mut sql = String::from("SELECT k.\"$k\" AS key, t.\"$key\" IS NOT NULL AS present");
+                let mut sql = String::from("SELECT \"$k\".\"$key\" AS key, \"$t\".\"$key\" IS NOT NULL AS present");
                 for column in &source.columns {
-                    let _ = write!(sql, ", t.{}", quote(&column.name));
+                    let _ = write!(sql, ", \"$t\".{}", quote(&column.name));
                 }
                 let rows = rows(source);
-                let _ =
-                    write!(sql, " FROM unnest($1::int8[]) AS k(\"$k\") LEFT JOIN ({rows}) t ON t.\"$key\" = k.\"$k\"");
+                let _ = write!(
+                    sql,
+                    " FROM unnest($1::int8[]) AS \"$k\"(\"$key\") LEFT JOIN ({rows}) \"$t\" ON \"$t\".\"$key\" = \
+                     \"$k\".\"$key\""
+                );
                 sql
             }
             SourceSpec::Members(source) => read_members(source),
@@ -217,17 +220,18 @@ impl Definition {
         };
         let select = match self.source(source)? {
             SourceSpec::Document(source) | SourceSpec::Lookup(source) => {
-                let mut sql = String::from("SELECT t.\"$key\"::int8");
+                let mut sql = String::from("SELECT \"$t\".\"$key\"::int8");
                 for column in &source.columns {
-                    let _ = write!(sql, ", t.{}", quote(&column.name));
+                    let _ = write!(sql, ", \"$t\".{}", quote(&column.name));
                 }
-                let _ = write!(sql, " FROM ({}) t WHERE {}", rows(source), range("t.\"$key\""));
+                let _ = write!(sql, " FROM ({}) \"$t\" WHERE {}", rows(source), range("\"$t\".\"$key\""));
                 sql
             }
             SourceSpec::Members(source) => format!(
-                "SELECT t.\"$key\"::int8, t.\"$value\" FROM ({}) t WHERE {} AND t.\"$value\" IS NOT NULL",
+                "SELECT \"$t\".\"$key\"::int8, \"$t\".\"$value\" FROM ({}) \"$t\" WHERE {} AND \"$t\".\"$value\" IS NOT \
+                 NULL",
                 pairs(source),
-                range("t.\"$key\"")
+                range("\"$t\".\"$key\"")
             ),
             SourceSpec::Metrics(source) => return Err(not_postgres(&source.name)),
         };
@@ -247,8 +251,8 @@ impl Definition {
         let class = literal(&table.to_string());
         Ok(format!(
             "SELECT (SELECT min({key})::int8 FROM {table}) AS min, (SELECT max({key})::int8 FROM {table}) AS max, \
-             (SELECT coalesce(sum(greatest(c.reltuples, 0)), 0)::int8 FROM pg_class c WHERE c.relkind <> 'p' AND (c.oid \
-             = {class}::regclass OR c.oid IN (SELECT relid FROM pg_partition_tree({class}::regclass)))) AS \
+             (SELECT coalesce(sum(greatest(\"$c\".reltuples, 0)), 0)::int8 FROM pg_class \"$c\" WHERE \
+             \"$c\".relkind <> 'p' AND (\"$c\".oid = {class}::regclass OR \"$c\".oid IN (SELECT relid FROM pg_partition_tree({class}::regclass)))) AS \
              estimated_rows"
         ))
     }
@@ -286,36 +290,45 @@ impl Definition {
 }
 
 fn read_members(source: &MemberSource) -> String {
-    let (key, value) = (quote(&source.key), quote(&source.value));
-    let where_ = condition("AND", source.where_.as_deref());
+    let value = quote(&source.value);
+    // The value as it is, unlike in `pairs`, so that an index over key and value serves.
+    let held = format!(
+        "SELECT {} AS \"$key\", {value} AS \"$value\" FROM {}{}",
+        quote(&source.key),
+        source.table,
+        condition("WHERE", source.where_.as_deref())
+    );
     let found = |extra: &str| {
         format!(
-            "EXISTS (SELECT FROM {} WHERE {key} = k.\"$d\" AND {value} = k.\"$v\"{extra}{where_}) AS present",
-            source.table
+            "EXISTS (SELECT FROM ({held}) \"$t\" WHERE \"$t\".\"$key\" = \"$k\".\"$key\" AND \"$t\".\"$value\" = \
+             \"$k\".\"$value\"{extra}) AS present"
         )
     };
     if source.value_is_int() {
         return format!(
-            "SELECT k.\"$d\" AS document, k.\"$v\" AS value, {} FROM unnest($1::int8[], $2::int8[]) AS k(\"$d\", \"$v\")",
+            "SELECT \"$k\".\"$key\" AS document, \"$k\".\"$value\" AS value, {} FROM unnest($1::int8[], $2::int8[]) AS \
+             \"$k\"(\"$key\", \"$value\")",
             found("")
         );
     }
     // The value's text goes back to the column's own type, whatever that is, so that the column's index serves.
     let cast = format!(
-        "(jsonb_populate_record(NULL::{}, jsonb_build_object({}, u.\"$v\"))).{value}",
+        "(jsonb_populate_record(NULL::{}, jsonb_build_object({}, \"$u\".\"$value\"))).{value}",
         source.table,
         literal(&source.value)
     );
     // A type's equality may be wider than bytes (citext): the value itself must be there.
     let extra = match source.ty {
-        FieldType::String => format!(" AND ({value})::text COLLATE \"C\" = (k.\"$v\")::text COLLATE \"C\""),
-        _ => String::new(),
+        FieldType::String => {
+            " AND (\"$t\".\"$value\")::text COLLATE \"C\" = (\"$k\".\"$value\")::text COLLATE \"C\""
+        }
+        _ => "",
     };
     format!(
-        "SELECT k.\"$d\" AS document, {} AS value, {} FROM (SELECT u.\"$d\", {cast} AS \"$v\" FROM unnest($1::int8[], \
-         $2::text[]) AS u(\"$d\", \"$v\") OFFSET 0) k",
-        canonical("k.\"$v\"", source.ty),
-        found(&extra)
+        "SELECT \"$k\".\"$key\" AS document, {} AS value, {} FROM (SELECT \"$u\".\"$key\", {cast} AS \"$value\" FROM \
+         unnest($1::int8[], $2::text[]) AS \"$u\"(\"$key\", \"$value\") OFFSET 0) \"$k\"",
+        canonical("\"$k\".\"$value\"", source.ty),
+        found(extra)
     )
 }
 
@@ -324,7 +337,7 @@ fn last(path: &Path) -> SourceId {
 }
 
 fn alias(source: SourceId) -> String {
-    format!("l{source}")
+    format!("\"$l{source}\"")
 }
 
 fn column_name(source: &RowSource, column: usize) -> String {

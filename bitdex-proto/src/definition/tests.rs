@@ -355,14 +355,13 @@ fn the_view_reads_and_copies_share_their_selects() {
     ] {
         assert!(sql.contains(part), "{sql}");
     }
-    assert!(view.starts_with("SELECT v.\"id\", v.\"sku\", v.\"title\""), "{view}");
-    assert!(
-        view.contains("CROSS JOIN LATERAL (SELECT coalesce(v.\"salePrice\", v.\"price\") AS \"paidPrice\")"),
-        "{view}"
-    );
+    assert!(view.starts_with("SELECT \"$v\".\"id\", \"$v\".\"sku\", \"$v\".\"title\""), "{view}");
+    let paid = "CROSS JOIN LATERAL (SELECT coalesce(\"$v\".\"salePrice\", \"$v\".\"price\") AS \"paidPrice\")";
+    assert!(view.contains(paid), "{view}");
     // Parents are joined before what hangs on them, and the document's condition is part of it.
-    assert!(view.find(") l1 ON").unwrap() < view.find(") l2 ON l2.\"$key\" = l1.\"parentCategoryId\"").unwrap());
-    assert!(view.contains("FROM \"public\".\"product\" WHERE (not deleted) IS TRUE) d"), "{view}");
+    let hangs_on_it = ") \"$l2\" ON \"$l2\".\"$key\" = \"$l1\".\"parentCategoryId\"";
+    assert!(view.find(") \"$l1\" ON").unwrap() < view.find(hangs_on_it).unwrap(), "{view}");
+    assert!(view.contains("FROM \"public\".\"product\" WHERE (not deleted) IS TRUE) \"$d\""), "{view}");
     assert!(!view.contains("promotion"), "external fields are not Postgres'");
 }
 
@@ -370,8 +369,8 @@ fn the_view_reads_and_copies_share_their_selects() {
 fn ranges_cover_every_key() {
     let definition = shop();
     let copy = |lo, hi| definition.copy_sql(0, lo, hi).unwrap();
-    assert!(copy(-5, 3).contains("WHERE t.\"$key\" >= '-5'::int8 AND t.\"$key\" < '3'::int8) TO STDOUT"));
-    assert!(copy(i64::MIN, i64::MAX).contains("WHERE t.\"$key\" >= '-9223372036854775808'::int8) TO STDOUT"));
+    assert!(copy(-5, 3).contains("WHERE \"$t\".\"$key\" >= '-5'::int8 AND \"$t\".\"$key\" < '3'::int8) TO STDOUT"));
+    assert!(copy(i64::MIN, i64::MAX).contains("WHERE \"$t\".\"$key\" >= '-9223372036854775808'::int8) TO STDOUT"));
     assert!(definition.range_sql(0).unwrap().contains("'\"public\".\"product\"'::regclass"));
     let definition = images();
     let events = source(&definition, "events");
@@ -385,15 +384,16 @@ fn members_are_read_in_the_type_that_ops_carry() {
     let definition = images();
     assert_eq!(
         definition.read_sql(source(&definition, "tagIds")).unwrap(),
-        "SELECT k.\"$d\" AS document, k.\"$v\" AS value, EXISTS (SELECT FROM \"public\".\"TagsOnImage\" WHERE \"imageId\" \
-         = k.\"$d\" AND \"tagId\" = k.\"$v\" AND ((\"attributes\" & 1024) = 0) IS TRUE) AS present FROM \
-         unnest($1::int8[], $2::int8[]) AS k(\"$d\", \"$v\")"
+        "SELECT \"$k\".\"$key\" AS document, \"$k\".\"$value\" AS value, EXISTS (SELECT FROM (SELECT \"imageId\" AS \
+         \"$key\", \"tagId\" AS \"$value\" FROM \"public\".\"TagsOnImage\" WHERE ((\"attributes\" & 1024) = 0) IS TRUE) \
+         \"$t\" WHERE \"$t\".\"$key\" = \"$k\".\"$key\" AND \"$t\".\"$value\" = \"$k\".\"$value\") AS present FROM \
+         unnest($1::int8[], $2::int8[]) AS \"$k\"(\"$key\", \"$value\")"
     );
     let definition = shop();
     let tags = definition.read_sql(source(&definition, "tags")).unwrap();
     assert!(tags.contains("unnest($1::int8[], $2::text[])"), "{tags}");
     assert!(tags.contains(
-        "(jsonb_populate_record(NULL::\"public\".\"product_tag\", jsonb_build_object('tag', u.\"$v\"))).\"tag\""
+        "(jsonb_populate_record(NULL::\"public\".\"product_tag\", jsonb_build_object('tag', \"$u\".\"$value\"))).\"tag\""
     ));
 }
 
@@ -526,4 +526,38 @@ metrics:
     assert!(definition.metrics_ops(1, &row[1..]).unwrap_err().to_string().contains("cut off"));
     row[7] = 0xff;
     assert!(definition.metrics_ops(1, &row).unwrap_err().to_string().contains("is not in 0..=4294967295"));
+}
+
+/// No table, column or expression of a definition can be taken for a name of ours, or the other way round.
+#[test]
+fn every_alias_is_out_of_the_reach_of_tables_and_expressions() {
+    let definition = parse(
+        "
+index: a
+document: { table: d, key: k, where: m }
+fields: { v: { type: int }, c: { type: int, sql: u + t } }
+lookups: { l: { table: l1, key: t, by: v, fields: { x: { type: int } } } }
+members:
+  ints: { table: k, key: d, value: v, type: int, where: k.m }
+  texts: { table: u, key: d, value: v, type: string }
+  through: { from: ints, through: l.x }
+derived: { x0: { greatest: [v, x] } }
+",
+    )
+    .unwrap();
+    let mut texts = vec![definition.view_sql()];
+    for (id, _) in definition.sources() {
+        texts.extend([definition.read_sql(id), definition.copy_sql(id, 0, 9), definition.range_sql(id)].map(Result::unwrap));
+    }
+    for sql in texts {
+        // A table of the definition is its schema's, and every other qualifier is an alias of ours.
+        for (at, _) in sql.match_indices('.') {
+            let before = &sql[..at];
+            let qualifier = before.rsplit([' ', '(', ',', ':']).next().unwrap();
+            let ours = qualifier.starts_with("\"$") || qualifier.starts_with("'\"");
+            assert!(ours || matches!(qualifier, "\"public\"" | "k") || qualifier.ends_with(')'), "{qualifier} in {sql}");
+        }
+    }
+    let read = definition.read_sql(source(&definition, "ints")).unwrap();
+    assert!(read.contains("FROM \"public\".\"k\" WHERE (k.m) IS TRUE) \"$t\" WHERE \"$t\".\"$key\" = \"$k\""), "{read}");
 }

@@ -87,6 +87,7 @@ impl Progress {
     pub(super) fn durable(&self, done: &wire::LoadPartDone) {
         tracing::debug!(part = done.part, rows = done.rows, "a part is durable");
         self.shared.state.lock().durable += 1;
+        self.succeeded();
         self.show(false);
     }
 
@@ -101,6 +102,7 @@ impl Progress {
     }
 
     pub(super) fn finished(&self) {
+        self.succeeded();
         self.show(true);
         let state = self.shared.state.lock();
         if let Some(bar) = &state.bar {
@@ -115,11 +117,18 @@ impl Progress {
         self.shared.rows.load(Ordering::Relaxed)
     }
 
+    fn succeeded(&self) {
+        if let Some(reporter) = &self.shared.reporter {
+            reporter.succeeded();
+        }
+    }
+
     fn show(&self, now: bool) {
         let mut state = self.shared.state.lock();
         let text = summary(self.rows(), self.shared.bytes.load(Ordering::Relaxed), &state);
         if let Some(reporter) = &self.shared.reporter {
-            reporter.succeeded();
+            // Rows that were read and sent are no success yet: the index may refuse them, each time anew.
+            reporter.alive();
             reporter.detail("load", &text);
         }
         match &state.bar {

@@ -32,7 +32,8 @@ pub struct Setup<'a> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Done {
     pub lines: Vec<String>,
-    /// Triggers were found missing or changed, so changes may have been missed: consumers need a load.
+    /// Changes may have gone by unrecorded, or recorded otherwise than the definition wants them: every index that was
+    /// loaded before needs a load, and following it is refused until then.
     pub drifted: bool,
 }
 
@@ -56,19 +57,15 @@ impl Setup<'_> {
         run(&mut connection, format!("BEGIN; {} COMMIT", tables::create(index)))
             .await
             .with_context(|| format!("schema {schema} cannot be created"))?;
-        let numbers = self.source_numbers(&mut connection, &schema).await?;
-        triggers::reconcile(self, &mut connection, &numbers, waiting, &mut done).await?;
+        let known = source_numbers(&mut connection, &schema).await?;
+        self.number_sources(&mut connection, &schema).await?;
+        let sources = triggers::Sources { numbers: source_numbers(&mut connection, &schema).await?, known };
+        triggers::reconcile(self, &mut connection, &sources, waiting, &mut done).await?;
         if done.drifted {
-            // Whoever follows cannot know what was missed.
-            run(
-                &mut connection,
-                format!(
-                    "UPDATE {schema}.meta SET value = x || ':' || x || ':' FROM \
-                     (SELECT pg_catalog.pg_snapshot_xmax(pg_catalog.pg_current_snapshot())::text AS x) s \
-                     WHERE key = 'horizon'"
-                ),
-            )
-            .await?;
+            done.lines.push(format!(
+                "indexes that were loaded before need a load now (`bitdex-sync dump --anew`), because {index}'s triggers \
+                 were not all the time what its definition wants; following them is refused until then"
+            ));
         }
         if let Some(role) = self.runtime_role {
             let mut grants = tables::grants(index, role);
@@ -90,12 +87,8 @@ impl Setup<'_> {
         Ok(done)
     }
 
-    /// The number of each Postgres source, by name; new ones are given out, none is ever used again.
-    async fn source_numbers(
-        &self,
-        connection: &mut PgConnection,
-        schema: &str,
-    ) -> anyhow::Result<BTreeMap<String, i16>> {
+    /// Gives each new Postgres source a number; none is ever used again.
+    async fn number_sources(&self, connection: &mut PgConnection, schema: &str) -> anyhow::Result<()> {
         for (_, source) in self.definition.sources().filter(|(_, source)| source.table().is_some()) {
             run(
                 connection,
@@ -108,9 +101,7 @@ impl Setup<'_> {
             )
             .await?;
         }
-        let rows =
-            sqlx::query(AssertSqlSafe(format!("SELECT name, id FROM {schema}.sources"))).fetch_all(connection).await?;
-        rows.into_iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect()
+        Ok(())
     }
 
     /// Takes everything away again: triggers table by table, then the schema.
@@ -136,6 +127,16 @@ async fn schema_exists(connection: &mut PgConnection, schema: &str) -> sqlx::Res
         .fetch_one(connection)
         .await?
         .try_get(0)
+}
+
+/// The number of each source that this index ever had, by name.
+async fn source_numbers(connection: &mut PgConnection, schema: &str) -> sqlx::Result<BTreeMap<String, i16>> {
+    sqlx::query(AssertSqlSafe(format!("SELECT name, id FROM {schema}.sources")))
+        .fetch_all(connection)
+        .await?
+        .into_iter()
+        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
+        .collect()
 }
 
 /// `None` where the tables are not there yet.

@@ -1,6 +1,8 @@
 //! Reconciles the triggers in the database with the definition's, by content: of what is wanted (its hash), and of what
 //! is there (a fingerprint taken when it was made). What is there but differs from its fingerprint was changed by
-//! somebody else, and changes may have gone by unseen.
+//! somebody else, and changes may have gone by unseen. The same holds where a source had triggers of another definition,
+//! or none, at a time when an index may have been following: the transaction that mends it leaves its id as the gap,
+//! and no cursor from before it is followed from any more.
 
 use std::collections::BTreeMap;
 
@@ -16,6 +18,21 @@ use crate::postgres::quote_literal;
 pub struct Outdated {
     pub source: String,
     pub reason: &'static str,
+}
+
+/// The sources that have numbers.
+pub(super) struct Sources {
+    pub(super) numbers: BTreeMap<String, i16>,
+    /// Those that had one before this setup.
+    pub(super) known: BTreeMap<String, i16>,
+}
+
+/// SQL that makes the transaction which runs it the newest gap.
+fn gap_sql(schema: &str) -> String {
+    format!(
+        "INSERT INTO {schema}.meta AS m (key, value) VALUES ('gap', pg_catalog.pg_current_xact_id()::text) \
+         ON CONFLICT (key) DO UPDATE SET value = excluded.value WHERE m.value::xid8 < excluded.value::xid8"
+    )
 }
 
 /// What the table `triggers` remembers of one source.
@@ -81,44 +98,49 @@ async fn remembered(connection: &mut PgConnection, schema: &str) -> sqlx::Result
 pub(super) async fn reconcile(
     setup: &Setup<'_>,
     connection: &mut PgConnection,
-    numbers: &BTreeMap<String, i16>,
+    sources: &Sources,
     waiting: &mut (dyn FnMut(&str, &[Blocker]) + Send),
     done: &mut Done,
 ) -> anyhow::Result<()> {
     let schema = setup.definition.pg_schema();
     let mut known = remembered(connection, &schema).await?;
     for (id, source) in setup.definition.sources() {
-        let (Some(table), Some(number)) = (source.table(), numbers.get(source.name())) else { continue };
+        let (Some(table), Some(number)) = (source.table(), sources.numbers.get(source.name())) else {
+            continue;
+        };
         let oid = table_oid(connection, &table.to_string()).await?;
         let wanted = setup.definition.trigger_sql(id, *number, &columns(connection, oid).await?)?;
         let live = live_hash(connection, &schema, oid, *number).await?;
         let old = known.remove(source.name());
-        if let Some(old) = &old {
-            let intact = old.table == oid && live.as_deref() == Some(&old.live_hash);
-            if intact && old.content_hash == wanted.hash {
-                continue;
-            }
-            if !intact {
-                done.drifted = true;
-                done.lines.push(format!(
-                    "triggers of {} on {table} were missing or changed: what they would have recorded is lost, so \
-                     every index needs a load",
-                    source.name()
-                ));
-            }
-            if old.table != oid {
-                drop_triggers(setup, connection, old.table, *number, source.name(), waiting).await?;
-            }
-        }
         let what = format!("triggers of {} on {table}", source.name());
-        let sql = install_sql(&schema, &wanted, source.name(), oid, *number);
+        let why = match &old {
+            Some(old) if old.table != oid || live.as_deref() != Some(&old.live_hash) => {
+                Some("were missing or changed: what they would have recorded is lost")
+            }
+            Some(old) if old.content_hash == wanted.hash => continue,
+            Some(_) => Some("were of another definition: what this one would have recorded besides is lost"),
+            None if sources.known.contains_key(source.name()) => {
+                Some("were not there, though they may have been before: what they would have recorded is lost")
+            }
+            None => None,
+        };
+        if let Some(old) = old.as_ref().filter(|old| old.table != oid) {
+            drop_triggers(setup, connection, old.table, *number, source.name(), waiting).await?;
+        }
+        let mut sql = install_sql(&schema, &wanted, source.name(), oid, *number);
+        if let Some(why) = why {
+            sql = format!("{sql}; {}", gap_sql(&schema));
+            done.drifted = true;
+            done.lines.push(format!("{what} {why}"));
+        }
         with_patience(connection, setup.database, &sql, &what, setup.patience, waiting).await?;
         done.lines.push(format!("{} {what}", if old.is_some() { "replaced" } else { "created" }));
     }
     // What the definition no longer has.
     for (name, old) in known {
-        if let Some(number) = numbers.get(&name) {
+        if let Some(number) = sources.numbers.get(&name) {
             drop_triggers(setup, connection, old.table, *number, &name, waiting).await?;
+            done.drifted = true;
             done.lines.push(format!("removed triggers of {name}, which the definition no longer has"));
         }
     }
@@ -165,6 +187,7 @@ async fn drop_triggers(
     .await?;
     let mut sql: Vec<String> = rows.into_iter().map(|row| row.try_get(0)).collect::<sqlx::Result<_>>()?;
     sql.push(format!("DELETE FROM {schema}.triggers WHERE source = {}", quote_literal(source)));
+    sql.push(gap_sql(&schema));
     let what = format!("removing the triggers of {source}");
     with_patience(connection, setup.database, &sql.join("; "), &what, setup.patience, waiting).await
 }
@@ -196,12 +219,7 @@ pub async fn verify(connection: &mut PgConnection, definition: &Definition) -> a
     if !super::schema_exists(connection, &schema).await? {
         return Ok(vec![Outdated { source: schema, reason: "the schema does not exist" }]);
     }
-    let numbers: BTreeMap<String, i16> = sqlx::query(AssertSqlSafe(format!("SELECT name, id FROM {schema}.sources")))
-        .fetch_all(&mut *connection)
-        .await?
-        .into_iter()
-        .map(|row| Ok((row.try_get(0)?, row.try_get(1)?)))
-        .collect::<sqlx::Result<_>>()?;
+    let numbers = super::source_numbers(connection, &schema).await?;
     let known = remembered(connection, &schema).await?;
     let mut outdated = Vec::new();
     for (id, source) in definition.sources() {
