@@ -319,9 +319,7 @@ fn read_members(source: &MemberSource) -> String {
     );
     // A type's equality may be wider than bytes (citext): the value itself must be there.
     let extra = match source.ty {
-        FieldType::String => {
-            " AND (\"$t\".\"$value\")::text COLLATE \"C\" = (\"$k\".\"$value\")::text COLLATE \"C\""
-        }
+        FieldType::String => " AND (\"$t\".\"$value\")::text COLLATE \"C\" = (\"$k\".\"$value\")::text COLLATE \"C\"",
         _ => "",
     };
     format!(
