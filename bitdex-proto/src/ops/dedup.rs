@@ -4,11 +4,15 @@
 //! that applying all of the batch gives. The last op of a target always stays: nothing cancels to nothing.
 //!
 //! Targets are a source's row, a (document, member value), and a (document, external field); of a set field each value
-//! is one, until a `Set` or `Delete` of the whole field. A truncate takes every earlier op of its source with it. A
+//! is one, until a `Set` or `Delete` of the whole field. A truncate takes every earlier op of its source with it, a
+//! retain the earlier upserts of the keys that it removes; it stays itself, between what came before and after it. A
 //! query op reads the whole state, so ops before it and after it are never merged. Two query ops in direct succession
 //! with the same filter become one where the filter reads none of the fields that they change.
 
-use std::collections::HashSet;
+use std::{
+    collections::{HashMap, HashSet},
+    sync::Arc,
+};
 
 use super::{Change, Op};
 use crate::{
@@ -52,6 +56,7 @@ pub fn dedup(ops: Vec<Op>, schema: &Schema) -> Vec<Op> {
 struct Seen {
     truncated: HashSet<SourceId>,
     rows: HashSet<(SourceId, i64)>,
+    retained: HashMap<SourceId, Vec<Retained>>,
     members: HashSet<(SourceId, u32, Value)>,
     fields: SeenFields<u32>,
 }
@@ -61,13 +66,38 @@ impl Seen {
     fn is_last(&mut self, op: &Op) -> bool {
         match op {
             Op::Truncate { source } => self.truncated.insert(*source),
-            Op::Upsert { source, key, .. } => !self.truncated.contains(source) && self.rows.insert((*source, *key)),
+            Op::Upsert { source, key, .. } => {
+                !self.truncated.contains(source)
+                    && !self.retained.get(source).is_some_and(|all| all.iter().any(|retained| retained.removes(*key)))
+                    && self.rows.insert((*source, *key))
+            }
+            Op::Retain { source, first, last, keys } => {
+                let stays = !self.truncated.contains(source);
+                if stays {
+                    let retained = Retained { first: *first, last: *last, keys: Arc::clone(keys) };
+                    self.retained.entry(*source).or_default().push(retained);
+                }
+                stays
+            }
             Op::Member { source, document, value, .. } => {
                 !self.truncated.contains(source) && self.members.insert((*source, *document, value.clone()))
             }
             Op::Field { document, field, change } => self.fields.is_last(*document, *field, change),
             Op::QueryOpSet { .. } => true,
         }
+    }
+}
+
+struct Retained {
+    first: u32,
+    last: u32,
+    keys: Arc<[u32]>,
+}
+
+impl Retained {
+    fn removes(&self, key: i64) -> bool {
+        u32::try_from(key)
+            .is_ok_and(|key| (self.first..=self.last).contains(&key) && self.keys.binary_search(&key).is_err())
     }
 }
 
@@ -174,6 +204,10 @@ external:
                 }
                 Op::Truncate { source: MEMBERS } => self.members.clear(),
                 Op::Truncate { .. } => self.rows.clear(),
+                Op::Retain { first, last, keys, .. } => self.rows.retain(|key, _| {
+                    let within = (i64::from(*first)..=i64::from(*last)).contains(key);
+                    !within || keys.iter().any(|kept| i64::from(*kept) == *key)
+                }),
                 Op::Field { document, field, change } => self.change(*document, *field, change),
                 Op::QueryOpSet { filter, changes } => {
                     let documents: Vec<u32> = self
@@ -261,6 +295,11 @@ external:
                 present,
             }),
             1 => (0_usize..2).prop_map(|source| Op::Truncate { source }),
+            2 => (0_u32..4, 0_u32..4, prop::collection::vec(any::<bool>(), 4)).prop_map(|(a, b, kept)| {
+                let (first, last) = (a.min(b), a.max(b));
+                let keys = (first..=last).filter(|key| kept[*key as usize]).collect();
+                Op::Retain { source: 0, first, last, keys }
+            }),
             6 => (0_u32..4, change()).prop_map(|(document, (field, change))| Op::Field { document, field, change }),
             4 => (filter, prop::collection::vec(change(), 0..4))
                 .prop_map(|(filter, changes)| Op::QueryOpSet { filter, changes }),
@@ -301,11 +340,16 @@ external:
         let upsert = |value| Op::Upsert { source: 0, key: 1, row: Some([Some(Value::Int(value))].into()) };
         let gone = Op::Upsert { source: 0, key: 1, row: None };
         let truncate = Op::Truncate { source: MEMBERS };
+        let retain = |keys: &[u32]| Op::Retain { source: 0, first: 0, last: 9, keys: keys.into() };
         for (batch, expected) in [
             (vec![member(true), member(false)], vec![member(false)]),
             (vec![upsert(1), upsert(2), gone.clone()], vec![gone.clone()]),
             (vec![member(true), upsert(1), truncate.clone()], vec![upsert(1), truncate.clone()]),
             (vec![truncate.clone(), truncate.clone(), member(true)], vec![truncate.clone(), member(true)]),
+            (vec![upsert(1), retain(&[]), upsert(2)], vec![retain(&[]), upsert(2)]),
+            (vec![upsert(1), upsert(2), retain(&[1])], vec![upsert(2), retain(&[1])]),
+            (vec![upsert(1), retain(&[0, 2])], vec![retain(&[0, 2])]),
+            (vec![retain(&[1]), Op::Truncate { source: 0 }], vec![Op::Truncate { source: 0 }]),
         ] {
             assert_eq!(dedup(batch, &schema()), expected);
         }

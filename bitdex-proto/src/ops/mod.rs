@@ -28,6 +28,9 @@ pub enum Op {
     Member { source: SourceId, document: u32, value: Value, present: bool },
     /// No row of the source is left.
     Truncate { source: SourceId },
+    /// No row of the source is left whose key is from `first` to `last` and not among `keys`, which are ascending and
+    /// within that range. Sources of rows by document key only. Rows of `keys` stay as they are.
+    Retain { source: SourceId, first: u32, last: u32, keys: Arc<[u32]> },
     /// A change of an external field of one document.
     Field { document: u32, field: FieldId, change: Change },
     /// Changes of external fields of every document that matches when the op is applied, pending ones included.
@@ -60,6 +63,7 @@ impl Op {
                 let source = source(truncate.source, schema)?;
                 Self::Truncate { source }
             }
+            Kind::Retain(retain) => Self::retain_from_wire(retain, schema)?,
             Kind::Field(op) => {
                 let (field, change) = change_from_wire(&op.field, op.change.as_ref(), schema)?;
                 Self::Field { document: document_key(op.document, &op.field)?, field, change }
@@ -126,6 +130,23 @@ impl Op {
         })
     }
 
+    fn retain_from_wire(retain: &wire::Retain, schema: &Schema) -> Result<Self> {
+        let id = source(retain.source, schema)?;
+        let wire::Retain { first, last, ref keys, .. } = *retain;
+        let source = &schema.sources[id];
+        if !matches!(source.kind, SourceKind::Document { .. } | SourceKind::Metrics { .. }) {
+            return Err(Error::invalid(format!("{}: retain needs a source of rows by document key", source.name)));
+        }
+        let within = keys.first().is_none_or(|key| first <= *key) && keys.last().is_none_or(|key| *key <= last);
+        if first > last || !within || !keys.is_sorted_by(|a, b| a < b) {
+            return Err(Error::invalid(format!(
+                "{}: retain from {first} to {last} needs a range, and keys within it, ascending",
+                source.name
+            )));
+        }
+        Ok(Self::Retain { source: id, first, last, keys: keys.as_slice().into() })
+    }
+
     pub fn to_wire(&self, schema: &Schema) -> wire::Op {
         use wire::op::Kind;
         let kind = match self {
@@ -157,6 +178,9 @@ impl Op {
                 })
             }
             Self::Truncate { source } => Kind::Truncate(wire::Truncate { source: *source as u32 }),
+            Self::Retain { source, first, last, keys } => {
+                Kind::Retain(wire::Retain { source: *source as u32, first: *first, last: *last, keys: keys.to_vec() })
+            }
             Self::Field { document, field, change } => Kind::Field(wire::FieldOp {
                 document: i64::from(*document),
                 field: schema.fields[*field].name.clone(),

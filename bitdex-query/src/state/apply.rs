@@ -232,6 +232,13 @@ impl State {
                     members.retain(|(of, _), _| *of != source);
                     self.truncate(&layout, source, &mut touched);
                 }
+                Op::Retain { source, first, last, keys } => {
+                    for key in self.rows.keys_without(source, first, last, &keys) {
+                        if self.rows.set_row(&layout, source, key, None) {
+                            touched.row(&layout, source, key);
+                        }
+                    }
+                }
                 Op::Field { document, field, change } => {
                     if self.loading.is_some() && !self.deferred.is_empty() {
                         self.deferred.push_back(Op::Field { document, field, change });

@@ -105,6 +105,12 @@ impl Rows {
         true
     }
 
+    /// Keys from `first` to `last` that have a row and are not among `keys`, which are sorted.
+    pub(crate) fn keys_without(&self, source: SourceId, first: u32, last: u32, keys: &[u32]) -> Vec<i64> {
+        let within = self.rows[source].range(i64::from(first)..=i64::from(last)).map(|(key, _)| *key);
+        within.filter(|key| keys.binary_search_by_key(key, |kept| i64::from(*kept)).is_err()).collect()
+    }
+
     /// Keys of the hop's rows that hold `value`.
     pub(crate) fn keys_by(&self, hop: usize, value: i64) -> impl Iterator<Item = i64> + use<'_> {
         self.back[hop].range((value, i64::MIN)..=(value, i64::MAX)).map(|(_, key)| *key)

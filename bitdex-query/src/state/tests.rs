@@ -268,6 +268,34 @@ fn a_query_op_sees_what_stands_before_it_in_its_batch() {
 }
 
 #[test]
+fn what_a_retain_does_not_name_is_gone_within_its_range() {
+    let mut state = new_state();
+    let schema = state.schema().clone();
+    let count = |key, count| Op::Upsert { source: 7, key, row: Some(row(vec![Some(Value::Int(count))])) };
+    let retain = |first, last, keys: &[u32]| Op::Retain { source: 7, first, last, keys: keys.into() };
+    let mut ops: Vec<_> = (1..=5).map(|key| document(key, 1)).collect();
+    ops.extend((1..=6).map(|key| count(key, key)));
+    apply(&mut state, &record(batch(&schema, CLICKHOUSE, "", "a", &ops)));
+    let counts = |state: &State| [1, 2, 3, 4, 5].map(|id| state.document(id).unwrap()[model::COUNT].clone());
+    let ints = |ints: [i64; 5]| ints.map(|int| FieldValue::One(Value::Int(int)));
+
+    // 2 and 4 lose their rows and show the default; a later upsert of the same batch stands.
+    let ops = [retain(2, 4, &[3]), count(4, 44)];
+    apply(&mut state, &record(batch(&schema, CLICKHOUSE, "a", "b", &ops)));
+    assert_eq!(counts(&state), ints([1, 0, 3, 44, 5]));
+    let hash = state.hash();
+    apply(&mut state, &record(batch(&schema, CLICKHOUSE, "b", "c", &ops)));
+    assert_eq!(state.hash(), hash, "a repeated batch changes nothing");
+    // A row without a document goes too, though nothing shows it.
+    apply(&mut state, &record(batch(&schema, CLICKHOUSE, "c", "d", &[retain(5, u32::MAX, &[9])])));
+    assert_eq!(counts(&state), ints([1, 0, 3, 44, 0]));
+    apply(&mut state, &record(batch(&schema, POSTGRES, "", "a", &[document(6, 1)])));
+    assert_eq!(state.document(6).unwrap()[model::COUNT], FieldValue::One(Value::Int(0)));
+    assert_eq!(state.hash(), state.recompute_hash());
+    model::assert_same_indexes(&state, &round_trip(&state));
+}
+
+#[test]
 fn many_changes_at_once_equal_the_same_one_by_one() {
     let (mut at_once, mut singly) = (new_state(), new_state());
     let schema = at_once.schema().clone();
@@ -339,6 +367,17 @@ fn what_does_not_decode_is_refused_by_name() {
     };
     assert!(check(vec![field("nothing")]).contains("unknown field nothing"));
     assert!(check(vec![field("level")]).contains("only external fields"));
+    let retain = |source, first, last, keys: &[u32]| wire::Op {
+        kind: Some(wire::op::Kind::Retain(wire::Retain { source, first, last, keys: keys.to_vec() })),
+    };
+    assert!(check(vec![retain(8, 0, 9, &[])]).contains("source 8 does not exist"));
+    for (source, name) in [(1, "post"), (4, "tags")] {
+        assert!(check(vec![retain(source, 0, 9, &[])]).contains(&format!("{name}: retain needs a source of rows")));
+    }
+    for (first, last, keys) in [(9, 0, &[][..]), (1, 9, &[0]), (1, 9, &[10]), (1, 9, &[5, 4]), (1, 9, &[4, 4])] {
+        let said = check(vec![retain(7, first, last, keys)]);
+        assert!(said.contains("events: retain from") && said.contains("ascending"), "{said}");
+    }
     let mut too_large = document(1, 1).to_wire(&schema);
     if let Some(wire::op::Kind::Upsert(upsert)) = &mut too_large.kind {
         upsert.key = 1 << 32;

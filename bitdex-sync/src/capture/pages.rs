@@ -62,6 +62,7 @@ fn weight(op: &Op) -> usize {
         + match op {
             Op::Upsert { row: Some(row), .. } => row.iter().map(|cell| cell.as_ref().map_or(SMALL, value)).sum(),
             Op::Upsert { row: None, .. } | Op::Truncate { .. } => 0,
+            Op::Retain { keys, .. } => 5 * keys.len(),
             Op::Member { value: member, .. } => value(member),
             Op::Field { change: one, .. } => 2 * SMALL + change(one),
             // Field names and the filter; bounded by the request limits.

@@ -278,7 +278,8 @@ impl Follower {
     pub async fn new(database: &TestDatabase, definition: &Arc<Definition>) -> Self {
         let consumer = Consumer::new(definition.index(), "test");
         let mut connection = database.database.connect(Purpose::Poll).await.expect("Postgres");
-        let cursor = consumer.register(&mut connection).await.expect("a consumer");
+        let snapshot = text(&mut connection, "SELECT pg_current_snapshot()::text").await.parse().expect("a snapshot");
+        let cursor = consumer.register(&mut connection, &snapshot).await.expect("a consumer");
         let plan = Arc::new(Plan::new(Arc::clone(definition), "test").expect("a plan"));
         Self { poller: Poller::connect(&database.database, plan).await.expect("a poller"), cursor }
     }
@@ -319,6 +320,9 @@ pub fn show(op: &Op, definition: &Definition) -> String {
             format!("{} {document} {sign}{}", schema.sources[*source].name, value(member))
         }
         Op::Truncate { source } => format!("truncate {}", schema.sources[*source].name),
+        Op::Retain { source, first, last, keys } => {
+            format!("retain {} {first} to {last}: {keys:?}", schema.sources[*source].name)
+        }
         Op::Field { document, field, change } => {
             format!("external {document} {} {change:?}", schema.fields[*field].name)
         }

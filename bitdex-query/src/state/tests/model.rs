@@ -129,6 +129,10 @@ impl Model {
                 self.rows.retain(|(of, _), _| of != source);
                 self.members.retain(|(of, _), _| of != source);
             }
+            Op::Retain { source, first, last, keys } => self.rows.retain(|(of, key), _| {
+                let within = i64::from(*first) <= *key && *key <= i64::from(*last);
+                of != source || !within || keys.iter().any(|kept| i64::from(*kept) == *key)
+            }),
             Op::Field { document, field, change } => self.change(*document, *field, change),
             Op::QueryOpSet { filter, changes } => {
                 for (id, values) in self.documents(schema) {
@@ -303,6 +307,15 @@ pub(crate) fn random_op(rng: &mut ChaCha8Rng, schema: &Schema, ids: u32) -> Op {
             filter: random_filter(rng, schema, 2, false),
             changes: [RANK, LABELS].map(|field| (field, random_change(rng, schema, field))).to_vec(),
         },
+        12 => {
+            let ends = [0, 1].map(|_| random_id(rng, ids));
+            let (first, last) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
+            let mut keys: Vec<_> = (0..30).map(|_| random_id(rng, ids)).collect();
+            keys.retain(|key| (first..=last).contains(key));
+            keys.sort_unstable();
+            keys.dedup();
+            Op::Retain { source: [0, 7][rng.random_range(0..2)], first, last, keys: keys.into() }
+        }
         _ => {
             // Documents as often as all lookups.
             let id = [0, 0, 0, 1, 2, 3, 4, 5, 6, 7][rng.random_range(0..10)];
