@@ -1,8 +1,10 @@
 //! Following ClickHouse: first all metrics, then a trailing window of what was inserted, and everything again once a day.
 //!
+//! - A sweep reads range by range of the keys, and says of each which keys there are: what the index has of others goes.
 //! - Values, not increments, go out: each is what ClickHouse computes for the key over all of its rows, so nothing that
 //!   is read twice counts twice.
-//! - A later sweep takes one range between two windows, so that neither delays the other.
+//! - A later sweep takes one range between two windows, so that neither delays the other. When the last one was through
+//!   stands in the cursor, so that no restart puts it off.
 //! - The window reaches back before what it covered (`overlap`), for rows that become visible late; its clock is
 //!   ClickHouse's own.
 //! - A value that was acknowledged is not sent again. What is remembered for that is bounded.
@@ -10,6 +12,7 @@
 mod cursor;
 mod source;
 mod suppress;
+mod sweep;
 
 use std::{
     sync::Arc,
@@ -36,14 +39,16 @@ use crate::{
 
 /// Name of the session source.
 pub const CLICKHOUSE_SOURCE: &str = "clickhouse";
-/// Keys asked for at once by a sweep.
-const SWEEP_KEYS: u32 = 1 << 20;
 /// Ops of one batch.
 const BATCH_OPS: usize = 50_000;
 /// Rows inserted in the last moments may not be visible yet; they are left to the next window.
 const SETTLE_S: i64 = 2;
 /// Progress is sent at least this often.
 const PROGRESS_PERIOD: Duration = Duration::from_secs(1);
+/// A session that takes longer to open may be held by another process.
+const OTHERS_SESSION: Duration = Duration::from_secs(2);
+/// One that takes this long is: no server's silence is waited for as long.
+const SURELY_OTHERS_SESSION: Duration = Duration::from_secs(15);
 
 #[derive(Debug)]
 pub struct MetricsFollower {
@@ -53,7 +58,7 @@ pub struct MetricsFollower {
     sources: Vec<SourceId>,
     interval: Duration,
     overlap_s: i64,
-    sweep_period: Duration,
+    sweep_period_s: u64,
     reporter: Reporter,
     stop: CancellationToken,
     acknowledged: Acknowledged,
@@ -85,7 +90,7 @@ impl MetricsFollower {
             client,
             interval: Duration::from_millis(follow.metrics_interval_ms),
             overlap_s: i64::try_from(follow.metrics_overlap_s)?,
-            sweep_period: Duration::from_secs(follow.metrics_sweep_s),
+            sweep_period_s: follow.metrics_sweep_s,
             reporter,
             stop,
             acknowledged: Acknowledged::default(),
@@ -126,9 +131,12 @@ impl MetricsFollower {
             source: CLICKHOUSE_SOURCE.into(),
         };
         let standby = async {
-            tokio::time::sleep(Duration::from_secs(2)).await;
-            self.reporter.succeeded();
+            tokio::time::sleep(OTHERS_SESSION).await;
+            self.reporter.alive();
             self.reporter.phase(Phase::Standby);
+            // Until then it may also be a server that does not answer, which mends no error.
+            tokio::time::sleep(SURELY_OTHERS_SESSION - OTHERS_SESSION).await;
+            self.reporter.succeeded();
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -143,13 +151,13 @@ impl MetricsFollower {
         let cursor_bytes = session.opened.cursor.clone();
         let caught_up = session.opened.caught_up;
         let now = self.clickhouse.now().await?;
-        let cursor =
-            MetricsCursor::from_bytes(&cursor_bytes)?.unwrap_or_else(|| MetricsCursor::sweep_from(now - SETTLE_S));
+        let cursor = MetricsCursor::from_bytes(&cursor_bytes)?.unwrap_or_else(|| MetricsCursor::first(now - SETTLE_S));
         let mut following = Following { session, cursor, cursor_bytes, caught_up };
         self.reporter.phase(if caught_up { Phase::Following } else { Phase::Loading });
         // Nothing serves before the first sweep is through, so it need not be paced.
         while !following.caught_up && following.cursor.sweep.is_some() {
             self.sweep_step(&mut following).await?;
+            self.reporter.succeeded();
         }
         tracing::info!(cursor = %following.cursor, "following ClickHouse");
         self.follow(following).await
@@ -159,33 +167,20 @@ impl MetricsFollower {
     async fn sweep_step(&mut self, following: &mut Following) -> anyhow::Result<u64> {
         let Some(at) = following.cursor.sweep else { return Ok(0) };
         let Some(&source) = self.sources.get(at.source) else {
-            let next = MetricsCursor { sweep: None, ..following.cursor };
+            let next = following.cursor.swept_at(self.clickhouse.now().await?);
             self.deliver(following, next, Vec::new(), true).await?;
             return Ok(0);
         };
-        let range = self.clickhouse.key_range(&self.definition, source, at.key).await?;
-        let (ops, next) = match range {
-            None => (Vec::new(), following.cursor.next_source(at)),
-            Some((first, highest)) => {
-                let last = first.saturating_add(SWEEP_KEYS - 1).min(highest);
-                let ops = self.clickhouse.range(&self.definition, source, first, last).await?;
-                let next = match last.checked_add(1) {
-                    Some(key) if last < highest => following.cursor.next_key(at, key),
-                    _ => following.cursor.next_source(at),
-                };
-                (ops, next)
-            }
-        };
+        let (ops, last) = sweep::step(&self.clickhouse, &self.definition, source, at.key).await?;
         let ops = self.acknowledged.unknown(ops);
-        let changed = ops.len() as u64;
-        self.deliver(following, next, ops, false).await?;
+        let changed = ops.iter().filter(|op| matches!(op, Op::Upsert { .. })).count() as u64;
+        self.deliver(following, following.cursor.at(at.after(last)), ops, false).await?;
         self.reporter.detail("cursor", &following.cursor);
         Ok(changed)
     }
 
     async fn follow(&mut self, mut following: Following) -> anyhow::Result<()> {
         self.reporter.phase(Phase::Following);
-        let mut swept = Instant::now();
         let mut moved = Instant::now();
         let mut mended = 0;
         loop {
@@ -195,13 +190,13 @@ impl MetricsFollower {
                 if following.cursor.sweep.is_none() {
                     metrics::counter!("bitdex_sync_metrics_mended_total").increment(mended);
                     tracing::info!(sent = mended, "all metrics were read again");
-                    swept = Instant::now();
                     mended = 0;
                 }
-            } else if swept.elapsed() >= self.sweep_period {
-                following.cursor = MetricsCursor::sweep_from(following.cursor.covered);
             }
             let now = self.clickhouse.now().await?;
+            if following.cursor.is_sweep_due(now, self.sweep_period_s) {
+                following.cursor = following.cursor.sweeping();
+            }
             let since = following.cursor.covered - self.overlap_s;
             let mut ops = Vec::new();
             for &source in &self.sources {
@@ -210,13 +205,16 @@ impl MetricsFollower {
             let ops = self.acknowledged.unknown(ops);
             if !ops.is_empty() || moved.elapsed() >= PROGRESS_PERIOD || !following.caught_up {
                 let covered = (now - SETTLE_S).max(following.cursor.covered);
-                let next = MetricsCursor { covered, sweep: following.cursor.sweep };
+                let next = MetricsCursor { covered, ..following.cursor };
                 self.deliver(&mut following, next, ops, true).await?;
                 moved = Instant::now();
                 self.reporter.detail("cursor", &following.cursor);
                 metrics::gauge!("bitdex_sync_metrics_covered_age_seconds").set((now - covered) as f64);
+                self.reporter.succeeded();
+            } else {
+                // ClickHouse answered; whether the index takes what it says is not known.
+                self.reporter.alive();
             }
-            self.reporter.succeeded();
             tokio::time::sleep(self.interval).await;
         }
     }
@@ -249,7 +247,7 @@ impl MetricsFollower {
             .map_err(|error: DeliverError| anyhow::Error::from(error))?;
             following.cursor_bytes = new_cursor;
             self.acknowledged.learn(part);
-            self.reporter.succeeded();
+            self.reporter.alive();
         }
         following.cursor = next;
         following.caught_up |= caught_up;

@@ -1,6 +1,6 @@
 //! Which values the index is known to have, so that the overlap of the windows does not send them over and over.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 
 use bitdex_proto::{
     ops::{Op, Row},
@@ -12,7 +12,7 @@ const LIMIT: usize = 1_000_000;
 
 #[derive(Debug, Default)]
 pub(super) struct Acknowledged {
-    rows: HashMap<(SourceId, i64), Row>,
+    rows: BTreeMap<(SourceId, i64), Row>,
 }
 
 impl Acknowledged {
@@ -38,6 +38,16 @@ impl Acknowledged {
                 Op::Upsert { source, key, row: None } => {
                     self.rows.remove(&(source, key));
                 }
+                Op::Retain { source, first, last, keys } => {
+                    let within = self.rows.range((source, i64::from(first))..=(source, i64::from(last)));
+                    let gone: Vec<_> = within
+                        .map(|(row, _)| *row)
+                        .filter(|(_, key)| keys.binary_search_by_key(key, |kept| i64::from(*kept)).is_err())
+                        .collect();
+                    for row in gone {
+                        self.rows.remove(&row);
+                    }
+                }
                 _ => {}
             }
         }
@@ -62,6 +72,12 @@ mod tests {
         assert_eq!(acknowledged.unknown(vec![op(1, 5)]), [op(1, 5)], "not acknowledged yet");
         acknowledged.learn(vec![op(1, 5)]);
         assert_eq!(acknowledged.unknown(vec![op(1, 5), op(1, 6), op(2, 5)]), [op(1, 6), op(2, 5)]);
+        // What the index has lost is sent again, even if it is what it was.
+        acknowledged.learn(vec![op(2, 5), op(3, 5), op(9, 5)]);
+        let retain = Op::Retain { source: 1, first: 1, last: 8, keys: [2].into() };
+        assert_eq!(acknowledged.unknown(vec![retain.clone()]), std::slice::from_ref(&retain));
+        acknowledged.learn(vec![Op::Retain { source: 2, first: 0, last: 9, keys: [].into() }, retain]);
+        assert_eq!(acknowledged.unknown(vec![op(1, 5), op(2, 5), op(3, 5), op(9, 5)]), [op(1, 5), op(3, 5)]);
         acknowledged.clear();
         assert_eq!(acknowledged.unknown(vec![op(1, 5)]), [op(1, 5)]);
     }
