@@ -43,20 +43,25 @@ impl Setup<'_> {
         let mut done = Done::default();
         let schema = self.definition.pg_schema();
         let index = self.definition.index();
-        if !schema_exists(&mut connection, &schema).await? {
+        let mut version = None;
+        if schema_exists(&mut connection, &schema).await? {
+            version = tables_version(&mut connection, &schema).await?;
+        } else {
             done.lines.push(format!("created schema {schema}"));
-        } else if let Some(version) = tables_version(&mut connection, &schema).await?
-            && version > tables::TABLES_VERSION
-        {
+        }
+        if let Some(version) = version.filter(|version| *version > tables::TABLES_VERSION) {
             anyhow::bail!(
                 "schema {schema} was set up by a newer bitdex-sync (version {version} of its tables, this one knows \
                  {}): use that release",
                 tables::TABLES_VERSION
             );
         }
-        run(&mut connection, format!("BEGIN; {} COMMIT", tables::create(index)))
-            .await
-            .with_context(|| format!("schema {schema} cannot be created"))?;
+        // Even an index that is there already would be waited for, behind whoever writes ops, and others behind that.
+        if version != Some(tables::TABLES_VERSION) {
+            run(&mut connection, format!("BEGIN; {} COMMIT", tables::create(index)))
+                .await
+                .with_context(|| format!("schema {schema} cannot be created"))?;
+        }
         let known = source_numbers(&mut connection, &schema).await?;
         self.number_sources(&mut connection, &schema).await?;
         let sources = triggers::Sources { numbers: source_numbers(&mut connection, &schema).await?, known };
