@@ -14,6 +14,11 @@ pub struct PgSnapshot {
 }
 
 impl PgSnapshot {
+    /// The snapshot that contains no transaction.
+    pub fn empty() -> Self {
+        Self { xmin: 1, xmax: 1, in_progress: Vec::new() }
+    }
+
     pub fn xmin(&self) -> u64 {
         self.xmin
     }
@@ -66,7 +71,7 @@ impl fmt::Display for PgSnapshot {
 }
 
 /// The cursor of the source "postgres": a snapshot, and the token that proves the database still has the history that
-/// led to it. Text: `snapshot|token`, or `snapshot|token|page`.
+/// led to it. Text: `snapshot|token`, `snapshot|token|page`, or `snapshot|token|page or nothing|external`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct PgCursor {
     pub snapshot: PgSnapshot,
@@ -74,9 +79,17 @@ pub struct PgCursor {
     /// Within a long backlog: how many pages of the changes after `snapshot` are in already. Whoever resumes starts
     /// from `snapshot` again, which is harmless, because ops assign state absolutely.
     pub page: Option<u32>,
+    /// After a load, until the first step is complete: the snapshot up to which ops on external fields are in. The load
+    /// reads tables, and such ops are in none.
+    pub external: Option<PgSnapshot>,
 }
 
 impl PgCursor {
+    /// The snapshot beyond which ops on external fields are to be taken.
+    pub fn external_from(&self) -> &PgSnapshot {
+        self.external.as_ref().unwrap_or(&self.snapshot)
+    }
+
     pub fn to_bytes(&self) -> bytes::Bytes {
         self.to_string().into()
     }
@@ -90,7 +103,12 @@ impl fmt::Display for PgCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}|{}", self.snapshot, self.token)?;
         match self.page {
-            Some(page) => write!(f, "|{page}"),
+            Some(page) => write!(f, "|{page}")?,
+            None if self.external.is_some() => f.write_str("|")?,
+            None => {}
+        }
+        match &self.external {
+            Some(external) => write!(f, "|{external}"),
             None => Ok(()),
         }
     }
@@ -100,13 +118,21 @@ impl FromStr for PgCursor {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        let wrong = || Error::invalid(format!("{text:?} is not a Postgres cursor (snapshot|token, or with |page)"));
-        let (snapshot, rest) = text.split_once('|').ok_or_else(wrong)?;
-        let (token, page) = match rest.split_once('|') {
-            Some((token, page)) => (token, Some(page.parse().map_err(|_| wrong())?)),
-            None => (rest, None),
+        let wrong =
+            || Error::invalid(format!("{text:?} is not a Postgres cursor (snapshot|token, or with |page|external)"));
+        let mut parts = text.split('|');
+        let (Some(snapshot), Some(token)) = (parts.next(), parts.next()) else { return Err(wrong()) };
+        let (page, external) = (parts.next(), parts.next());
+        if parts.next().is_some() {
+            return Err(wrong());
+        }
+        let page = match page {
+            None => None,
+            Some("") if external.is_some() => None,
+            Some(page) => Some(page.parse().map_err(|_| wrong())?),
         };
-        Ok(Self { snapshot: snapshot.parse()?, token: token.into(), page })
+        let external = external.map(str::parse).transpose()?;
+        Ok(Self { snapshot: snapshot.parse()?, token: token.into(), page, external })
     }
 }
 
@@ -125,10 +151,15 @@ mod tests {
 
     #[test]
     fn cursors_round_trip() {
-        for text in ["10:20:10,14|abc", "5:5:|abc|3"] {
-            assert_eq!(text.parse::<PgCursor>().unwrap().to_string(), text);
+        for text in ["10:20:10,14|abc", "5:5:|abc|3", "10:20:14|abc||1:1:", "10:20:|abc|3|8:9:8"] {
+            let cursor: PgCursor = text.parse().unwrap();
+            assert_eq!(cursor.to_string(), text);
+            assert_eq!(PgCursor::from_bytes(&cursor.to_bytes()).unwrap(), cursor);
         }
-        for text in ["10:20:", "10:20:|a|b", "10:20:|a|1|2", "x|a"] {
+        let loaded: PgCursor = "10:20:14|abc||1:1:".parse().unwrap();
+        assert!(loaded.snapshot.contains(15) && !loaded.external_from().contains(1));
+        assert_eq!(loaded.external_from(), &PgSnapshot::empty());
+        for text in ["10:20:", "10:20:|a|b", "10:20:|a|", "10:20:|a|1|2", "10:20:|a|1|2:2:|", "x|a"] {
             assert!(text.parse::<PgCursor>().is_err(), "{text}");
         }
     }

@@ -9,7 +9,12 @@ use std::{
 };
 
 use anyhow::Context as _;
-use bitdex_proto::{client::IngestClient, definition::Definition, wire};
+use bitdex_proto::{
+    client::{Client, IngestClient},
+    definition::Definition,
+    snapshot::PgCursor,
+    wire,
+};
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
@@ -167,6 +172,14 @@ async fn setup(args: SetupArgs) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Where the index stands in Postgres, or a moment ago stood.
+async fn postgres_cursor(query: &[String], index: &str) -> anyhow::Result<Option<PgCursor>> {
+    let description = Client::connect(query.to_vec())?.describe(index).await.context("bitdex-query")?;
+    let cursor =
+        description.cursors.iter().find(|cursor| cursor.source == POSTGRES_SOURCE && !cursor.cursor.is_empty());
+    Ok(cursor.map(|cursor| PgCursor::from_bytes(&cursor.cursor)).transpose()?)
+}
+
 async fn dump(args: DumpArgs) -> anyhow::Result<ExitCode> {
     let definition = definition(&args.definition.definition)?;
     let database = Database::new(&args.postgres.database_url)?;
@@ -184,9 +197,14 @@ async fn dump(args: DumpArgs) -> anyhow::Result<ExitCode> {
         say("the index is loaded already; --anew loads it again")?;
         return Ok(ExitCode::SUCCESS);
     }
+    let before = match &opened.load {
+        Some(load) => Some(PgCursor::from_bytes(&load.cursor)?),
+        None if opened.loaded => postgres_cursor(&args.query.query, definition.index()).await?,
+        None => None,
+    };
     let unfinished = opened.load.filter(|_| !args.anew);
     let progress = Progress::new(true, None);
-    let cursor = loader.load(unfinished, &progress).await?;
+    let cursor = loader.load(unfinished, before, &progress).await?;
     say(format!("loaded {} rows; changes follow from {cursor}", progress.rows()))?;
     if !args.no_catch_up {
         let health = Health::default();

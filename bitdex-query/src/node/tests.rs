@@ -122,7 +122,7 @@ async fn make_ready(writer: &WriterHandle, cursor: &str) {
 }
 
 fn pg(snapshot: &str) -> String {
-    PgCursor { snapshot: snapshot.parse().unwrap(), token: "t".into(), page: None }.to_string()
+    PgCursor { snapshot: snapshot.parse().unwrap(), token: "t".into(), page: None, external: None }.to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]

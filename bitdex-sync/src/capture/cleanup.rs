@@ -74,7 +74,8 @@ impl Cleanup {
         let mut oldest = None;
         for row in rows {
             let cursor: PgCursor = row.try_get::<String, _>(0)?.parse()?;
-            let xmin = cursor.snapshot.xmin();
+            // After a load, what the index lacks of the external ops may be older than what it lacks of the tables.
+            let xmin = cursor.snapshot.xmin().min(cursor.external_from().xmin());
             oldest = Some(oldest.map_or(xmin, |oldest: u64| oldest.min(xmin)));
         }
         Ok(oldest)

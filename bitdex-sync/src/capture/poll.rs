@@ -8,22 +8,20 @@
 //! - Before a batch goes out, a fresh token is committed with `synchronous_commit` on, so that all it shows is on disk.
 //! - More than one batch takes goes in pages, under the same transaction. Pages before the last keep the snapshot P in
 //!   their cursor: whoever resumes delivers all of it again, which changes nothing, because ops assign state absolutely.
+//! - External ops, of which that is not quite true, are all in the last batch, which moves the cursor over them. Only
+//!   where they alone are more than one batch holds, those before the last are in pages, and may be delivered again.
 
 use std::{collections::BTreeMap, sync::Arc};
 
 use anyhow::Context as _;
-use bitdex_proto::{
-    definition::Definition,
-    ops::{Op, dedup},
-    snapshot::PgCursor,
-};
+use bitdex_proto::{definition::Definition, ops::Op, snapshot::PgCursor};
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
 use super::{
     consumer::{AdvanceError, Consumer, HistoryError, fresh_token},
     external,
-    pages::Pages,
-    read::{DataError, KEYS_PER_READ, SourceReader},
+    pages::{External, Pages, Weighed},
+    read::{DataError, KEYS_PER_READ, Keys, SourceReader},
     window::{Changes, ExternalRow, TrackedSource, Window},
 };
 use crate::{
@@ -109,6 +107,10 @@ impl From<AdvanceError> for PollError {
         match error {
             AdvanceError::History(error) => Self::History(error),
             AdvanceError::Postgres(error) => error.into(),
+            AdvanceError::Refused(error) => match error.downcast() {
+                Ok(error) => Self::History(error),
+                Err(error) => error.into(),
+            },
         }
     }
 }
@@ -160,7 +162,7 @@ impl Poller {
     /// Moves the index from `from` (its durable cursor) to now. After an error, what the index took is unknown to the
     /// poller only where the error is [`PollError::Deliver`].
     pub async fn poll(&mut self, from: &PgCursor, request: Request, sink: &mut impl Sink) -> Result<Polled, PollError> {
-        if !request.progress && !self.plan.window.any(&mut self.connection, &from.snapshot).await? {
+        if !request.progress && !self.plan.window.any(&mut self.connection, from).await? {
             return Ok(Polled::Idle);
         }
         let outcome = self.transaction(from, request, sink).await;
@@ -184,7 +186,7 @@ impl Poller {
         let row = sqlx::query("SELECT pg_catalog.pg_current_snapshot()::text").fetch_one(&mut *connection).await?;
         let snapshot = row.try_get::<String, _>(0)?.parse().map_err(anyhow::Error::from)?;
         let changes = plan.window.changes(connection, &from.snapshot, &self.sources).await?;
-        let external = plan.window.external(connection, &from.snapshot).await?;
+        let external = plan.window.external(connection, from.external_from()).await?;
 
         let mut delivery = Delivery {
             plan: &plan,
@@ -201,7 +203,7 @@ impl Poller {
         delivery.pages.extend(changes.truncated.iter().map(|source| Op::Truncate { source: *source }));
         self.read(&changes, &mut delivery, sink).await?;
         let external = self.external_ops(external).await?;
-        delivery.pages.extend(external);
+        external.into_iter().for_each(|ops| delivery.pages.push_together(ops));
         delivery.flush(sink).await?;
 
         if !delivery.token_written {
@@ -209,7 +211,7 @@ impl Poller {
         }
         run(&mut self.connection, "COMMIT").await?;
 
-        let cursor = PgCursor { snapshot, token: delivery.token, page: None };
+        let cursor = PgCursor { snapshot, token: delivery.token, page: None, external: None };
         let ops = delivery.pages.into_last();
         let count = delivery.delivered + ops.len() as u64;
         sink.deliver(Batch {
@@ -236,7 +238,7 @@ impl Poller {
             let reader = reader(source)?;
             for keys in keys.chunks(KEYS_PER_READ) {
                 if let Err(error) = reader.rows(&mut self.connection, keys, &mut ops).await {
-                    return Err(self.name_culprit(reader, keys, error).await);
+                    return Err(self.name_culprit(reader, Keys::Rows(keys), error).await);
                 }
                 delivery.pages.extend(ops.drain(..));
                 delivery.flush(sink).await?;
@@ -246,7 +248,9 @@ impl Poller {
         for (source, pairs) in &changes.members {
             let reader = reader(source)?;
             for pairs in pairs.chunks(KEYS_PER_READ) {
-                reader.members(&mut self.connection, pairs, &mut ops).await?;
+                if let Err(error) = reader.members(&mut self.connection, pairs, &mut ops).await {
+                    return Err(self.name_culprit(reader, Keys::Pairs(pairs), error).await);
+                }
                 delivery.pages.extend(ops.drain(..));
                 delivery.flush(sink).await?;
                 (self.alive)();
@@ -256,7 +260,7 @@ impl Poller {
     }
 
     /// An error of a whole read, made one that names the key, where it is the data that fails.
-    async fn name_culprit(&mut self, reader: &SourceReader, keys: &[i64], error: anyhow::Error) -> PollError {
+    async fn name_culprit(&mut self, reader: &SourceReader, keys: Keys<'_>, error: anyhow::Error) -> PollError {
         if !error.downcast_ref::<sqlx::Error>().is_some_and(is_data_exception) {
             return error.into();
         }
@@ -272,30 +276,28 @@ impl Poller {
     }
 
     /// The ops of external rows; what is wrong with the others is written into them, where it stays.
-    async fn external_ops(&mut self, rows: Vec<ExternalRow>) -> Result<Vec<Op>, PollError> {
+    async fn external_ops(&mut self, rows: Vec<ExternalRow>) -> Result<Vec<Weighed>, PollError> {
         let schema = Arc::clone(self.plan.definition.schema());
-        let mut ops = Vec::new();
+        let mut external = External::new(Arc::clone(&schema));
         for row in rows {
             let parsed = serde_json::from_str(&row.op)
                 .map_err(|error| bitdex_proto::Error::invalid(error.to_string()))
-                .and_then(|json| external::parse(row.document, &json, &schema));
-            match parsed {
-                Ok(parsed) => ops.extend(parsed),
-                Err(error) => {
-                    metrics::counter!("bitdex_sync_external_errors_total").increment(1);
-                    tracing::warn!(id = row.id, %error, "an external op is refused; it stays in external_ops");
-                    sqlx::query(AssertSqlSafe(format!(
-                        "UPDATE {}.external_ops SET error = $2 WHERE id = $1",
-                        self.plan.definition.pg_schema()
-                    )))
-                    .bind(row.id)
-                    .bind(error.to_string())
-                    .execute(&mut self.connection)
-                    .await?;
-                }
+                .and_then(|json| external::parse(row.document, &json, &schema))
+                .and_then(|ops| external.push(ops));
+            if let Err(error) = parsed {
+                metrics::counter!("bitdex_sync_external_errors_total").increment(1);
+                tracing::warn!(id = row.id, %error, "an external op is refused; it stays in external_ops");
+                sqlx::query(AssertSqlSafe(format!(
+                    "UPDATE {}.external_ops SET error = $2 WHERE id = $1",
+                    self.plan.definition.pg_schema()
+                )))
+                .bind(row.id)
+                .bind(error.to_string())
+                .execute(&mut self.connection)
+                .await?;
             }
         }
-        Ok(dedup(ops, &schema))
+        Ok(external.into_lots())
     }
 }
 
@@ -327,8 +329,7 @@ impl Delivery<'_> {
             }
             self.page += 1;
             self.delivered += ops.len() as u64;
-            let next =
-                PgCursor { snapshot: self.from.snapshot.clone(), token: self.token.clone(), page: Some(self.page) };
+            let next = PgCursor { token: self.token.clone(), page: Some(self.page), ..self.from.clone() };
             sink.deliver(Batch {
                 previous_cursor: self.previous.to_bytes(),
                 new_cursor: next.to_bytes(),

@@ -12,7 +12,11 @@ use bitdex_proto::{
     value::{FieldType, Value},
 };
 use futures::TryStreamExt as _;
-use sqlx::{AssertSqlSafe, PgConnection, Row as _, ValueRef as _, postgres::PgRow};
+use sqlx::{
+    AssertSqlSafe, PgConnection, Postgres, Row as _, ValueRef as _,
+    postgres::{PgArguments, PgRow},
+    query::Query,
+};
 
 use super::window::RecordedValue;
 use crate::postgres::{is_data_exception, run};
@@ -28,6 +32,46 @@ pub struct DataError {
     pub table: String,
     pub key: String,
     pub reason: String,
+}
+
+/// What is to be read of one source.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Keys<'a> {
+    Rows(&'a [i64]),
+    Pairs(&'a [(i64, RecordedValue)]),
+}
+
+impl Keys<'_> {
+    fn len(&self) -> usize {
+        match self {
+            Self::Rows(keys) => keys.len(),
+            Self::Pairs(pairs) => pairs.len(),
+        }
+    }
+
+    /// The first `at`, and the rest.
+    fn split_at(self, at: usize) -> (Self, Self) {
+        match self {
+            Self::Rows(keys) => {
+                let (first, rest) = keys.split_at(at);
+                (Self::Rows(first), Self::Rows(rest))
+            }
+            Self::Pairs(pairs) => {
+                let (first, rest) = pairs.split_at(at);
+                (Self::Pairs(first), Self::Pairs(rest))
+            }
+        }
+    }
+
+    /// The key for people, where it is one.
+    fn only(&self) -> Option<String> {
+        match self {
+            Self::Rows([key]) => Some(key.to_string()),
+            Self::Pairs([(document, RecordedValue::Int(value))]) => Some(format!("{document}, value {value}")),
+            Self::Pairs([(document, RecordedValue::Text(value))]) => Some(format!("{document}, value {value:?}")),
+            Self::Rows(_) | Self::Pairs(_) => None,
+        }
+    }
 }
 
 /// How one source is read.
@@ -73,7 +117,7 @@ impl SourceReader {
             anyhow::bail!("{} is a member source", self.name);
         };
         let mut answered = HashSet::with_capacity(keys.len());
-        let mut rows = sqlx::query(AssertSqlSafe(self.sql.as_str())).bind(keys).fetch(connection);
+        let mut rows = self.query(Keys::Rows(keys))?.fetch(connection);
         while let Some(row) = rows.try_next().await? {
             let key = self.key(&row)?;
             if !answered.insert(key) {
@@ -115,21 +159,7 @@ impl SourceReader {
         let Kind::Members { ty } = &self.kind else {
             anyhow::bail!("{} is no member source", self.name);
         };
-        let documents: Vec<i64> = pairs.iter().map(|(document, _)| *document).collect();
-        let query = sqlx::query(AssertSqlSafe(self.sql.as_str())).bind(&documents);
-        let mut rows = if *ty == FieldType::Int {
-            let values = pairs.iter().map(|(document, value)| match value {
-                RecordedValue::Int(int) => Ok(*int),
-                RecordedValue::Text(_) => Err(self.error(*document, "its op holds text where an integer is due")),
-            });
-            query.bind(values.collect::<Result<Vec<_>, _>>()?).fetch(connection)
-        } else {
-            let values = pairs.iter().map(|(document, value)| match value {
-                RecordedValue::Text(text) => Ok(text.clone()),
-                RecordedValue::Int(_) => Err(self.error(*document, "its op holds an integer where text is due")),
-            });
-            query.bind(values.collect::<Result<Vec<_>, _>>()?).fetch(connection)
-        };
+        let mut rows = self.query(Keys::Pairs(pairs))?.fetch(connection);
         while let Some(row) = rows.try_next().await? {
             let key = self.key(&row)?;
             let present: bool = row.try_get(2)?;
@@ -145,6 +175,28 @@ impl SourceReader {
             out.push(Op::Member { source: self.id, document, value, present });
         }
         Ok(())
+    }
+
+    fn query<'q>(&'q self, keys: Keys<'q>) -> Result<Query<'q, Postgres, PgArguments>, DataError> {
+        let query = sqlx::query(AssertSqlSafe(self.sql.as_str()));
+        let pairs = match keys {
+            Keys::Rows(keys) => return Ok(query.bind(keys)),
+            Keys::Pairs(pairs) => pairs,
+        };
+        let query = query.bind(pairs.iter().map(|(document, _)| *document).collect::<Vec<_>>());
+        Ok(if matches!(self.kind, Kind::Members { ty: FieldType::Int }) {
+            let values = pairs.iter().map(|(document, value)| match value {
+                RecordedValue::Int(int) => Ok(*int),
+                RecordedValue::Text(_) => Err(self.error(*document, "its op holds text where an integer is due")),
+            });
+            query.bind(values.collect::<Result<Vec<_>, _>>()?)
+        } else {
+            let values = pairs.iter().map(|(document, value)| match value {
+                RecordedValue::Text(text) => Ok(text.clone()),
+                RecordedValue::Int(_) => Err(self.error(*document, "its op holds an integer where text is due")),
+            });
+            query.bind(values.collect::<Result<Vec<_>, _>>()?)
+        })
     }
 
     fn key(&self, row: &PgRow) -> anyhow::Result<i64> {
@@ -176,16 +228,16 @@ impl SourceReader {
     pub(super) async fn culprit(
         &self,
         connection: &mut PgConnection,
-        keys: &[i64],
+        keys: Keys<'_>,
     ) -> anyhow::Result<Option<DataError>> {
         let mut suspects = keys;
         loop {
             let (half, rest) = suspects.split_at(suspects.len().div_ceil(2));
-            match self.try_rows(connection, half).await {
-                Ok(()) if rest.is_empty() => return Ok(None),
+            match self.try_read(connection, half).await? {
+                Ok(()) if rest.len() == 0 => return Ok(None),
                 Ok(()) => suspects = rest,
                 Err(error) if is_data_exception(&error) => {
-                    if let [key] = half {
+                    if let Some(key) = half.only() {
                         return Ok(Some(self.error(key, error.to_string())));
                     }
                     suspects = half;
@@ -195,10 +247,17 @@ impl SourceReader {
         }
     }
 
-    async fn try_rows(&self, connection: &mut PgConnection, keys: &[i64]) -> sqlx::Result<()> {
-        run(connection, "BEGIN READ ONLY").await?;
-        let outcome = sqlx::query(AssertSqlSafe(self.sql.as_str())).bind(keys).fetch_all(&mut *connection).await;
+    /// Whether these can be read, and if not, how Postgres puts it.
+    async fn try_read(&self, connection: &mut PgConnection, keys: Keys<'_>) -> anyhow::Result<sqlx::Result<()>> {
+        // Row by row, by the key's index: a scan of the table would fail on rows of other keys.
+        run(
+            connection,
+            "BEGIN READ ONLY; SET LOCAL enable_seqscan = off; SET LOCAL enable_hashjoin = off; \
+             SET LOCAL enable_mergejoin = off; SET LOCAL plan_cache_mode = force_custom_plan",
+        )
+        .await?;
+        let outcome = self.query(keys)?.persistent(false).fetch_all(&mut *connection).await;
         run(connection, "ROLLBACK").await?;
-        outcome.map(|_| ())
+        Ok(outcome.map(|_| ()))
     }
 }

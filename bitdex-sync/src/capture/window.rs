@@ -3,7 +3,10 @@
 use std::collections::BTreeMap;
 
 use anyhow::Context as _;
-use bitdex_proto::{schema::SourceId, snapshot::PgSnapshot};
+use bitdex_proto::{
+    schema::SourceId,
+    snapshot::{PgCursor, PgSnapshot},
+};
 use futures::TryStreamExt as _;
 use sqlx::{AssertSqlSafe, PgConnection, Row as _};
 
@@ -64,6 +67,8 @@ pub(super) struct Window {
 }
 
 const BEYOND: &str = "(xid >= $1::text::xid8 OR xid = ANY ($2::text[]::xid8[]))";
+/// The same of another snapshot, in one statement with the above.
+const EXTERNAL_BEYOND: &str = "(xid >= $3::text::xid8 OR xid = ANY ($4::text[]::xid8[]))";
 
 impl Window {
     pub(super) fn new(index: &str) -> Self {
@@ -71,7 +76,7 @@ impl Window {
         Self {
             any: format!(
                 "SELECT EXISTS (SELECT FROM {schema}.ops WHERE {BEYOND}) OR \
-                 EXISTS (SELECT FROM {schema}.external_ops WHERE {BEYOND} AND error IS NULL)"
+                 EXISTS (SELECT FROM {schema}.external_ops WHERE {EXTERNAL_BEYOND} AND error IS NULL)"
             ),
             ops: format!("SELECT source, key, value, value_text, truncate FROM {schema}.ops WHERE {BEYOND}"),
             external: format!(
@@ -81,10 +86,16 @@ impl Window {
     }
 
     /// Whether there is anything at all; cheap, and needs no transaction of its own.
-    pub(super) async fn any(&self, connection: &mut PgConnection, from: &PgSnapshot) -> anyhow::Result<bool> {
-        let (xmax, in_progress) = parameters(from);
-        let row =
-            sqlx::query(AssertSqlSafe(self.any.as_str())).bind(xmax).bind(in_progress).fetch_one(connection).await?;
+    pub(super) async fn any(&self, connection: &mut PgConnection, from: &PgCursor) -> anyhow::Result<bool> {
+        let (xmax, in_progress) = parameters(&from.snapshot);
+        let (external_xmax, external_in_progress) = parameters(from.external_from());
+        let row = sqlx::query(AssertSqlSafe(self.any.as_str()))
+            .bind(xmax)
+            .bind(in_progress)
+            .bind(external_xmax)
+            .bind(external_in_progress)
+            .fetch_one(connection)
+            .await?;
         Ok(row.try_get(0)?)
     }
 

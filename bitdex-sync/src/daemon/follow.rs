@@ -30,6 +30,8 @@ const PROGRESS_PERIOD: Duration = Duration::from_millis(900);
 const VERIFY_PERIOD: Duration = Duration::from_secs(10);
 /// A session that takes longer to open is held by another process.
 const OTHERS_SESSION: Duration = Duration::from_secs(2);
+/// Whoever stood by for so long has nothing more to say about what failed before.
+const STANDBY_FORGETS: Duration = Duration::from_secs(20);
 /// A poll of more ops than this is followed by the next at once.
 const BUSY_OPS: u64 = 1_000;
 
@@ -112,8 +114,10 @@ impl Follower {
         // Opening waits while another session is active, which is no fault; and there is no telling for how long.
         let standby = async {
             tokio::time::sleep(OTHERS_SESSION).await;
-            self.reporter.succeeded();
             self.reporter.phase(Phase::Standby);
+            // What failed may fail again as soon as the turn comes: a session of our own that lingers is no success.
+            tokio::time::sleep(STANDBY_FORGETS).await;
+            self.reporter.succeeded();
             std::future::pending::<()>().await;
         };
         tokio::select! {
@@ -144,10 +148,10 @@ impl Follower {
         ensure_set_up(&mut connection, &self.definition).await?;
         drop(connection);
         self.reporter.phase(Phase::Loading);
-        match self.loader.load(unfinished, &Progress::new(false, Some(self.reporter.clone()))).await {
+        let progress = Progress::new(false, Some(self.reporter.clone()));
+        match self.loader.load(unfinished, None, &progress).await {
             Ok(_) => Ok(Next::Again),
             Err(LoadError::Elsewhere) => {
-                self.reporter.succeeded();
                 self.reporter.phase(Phase::Standby);
                 tokio::time::sleep(Duration::from_secs(1)).await;
                 Ok(Next::Again)

@@ -13,7 +13,7 @@ use bitdex_proto::{
     copy::Splitter,
     definition::Definition,
     schema::SourceId,
-    snapshot::PgCursor,
+    snapshot::{PgCursor, PgSnapshot},
     wire,
 };
 use futures::TryStreamExt as _;
@@ -82,8 +82,19 @@ impl Loader {
     }
 
     /// Loads everything; afterwards the index follows from the cursor that is returned. Goes on with `unfinished`.
-    pub async fn load(&self, unfinished: Option<wire::LoadOpened>, progress: &Progress) -> Result<PgCursor, LoadError> {
+    /// `before` is where the index stood, if it was loaded: it keeps its external fields, and lacks only what was done to
+    /// them since.
+    pub async fn load(
+        &self,
+        unfinished: Option<wire::LoadOpened>,
+        before: Option<PgCursor>,
+        progress: &Progress,
+    ) -> Result<PgCursor, LoadError> {
         let Some(_lock) = self.lock().await? else { return Err(LoadError::Elsewhere) };
+        let before = match (&unfinished, before) {
+            (Some(load), None) => Some(PgCursor::from_bytes(&load.cursor)?),
+            (_, before) => before,
+        };
         let open = match unfinished {
             Some(load) if self.can_go_on(&load).await? => {
                 tracing::info!(
@@ -94,7 +105,7 @@ impl Loader {
                 );
                 self.open(load.load_id, load.cursor, load.parts)
             }
-            _ => self.begin().await?,
+            _ => self.begin(before.as_ref()).await?,
         };
         let cursor = PgCursor::from_bytes(&open.cursor)?;
         let stream = self.client.load(open).await?;
@@ -127,9 +138,14 @@ impl Loader {
         }
     }
 
-    async fn begin(&self) -> anyhow::Result<wire::LoadOpen> {
+    async fn begin(&self, before: Option<&PgCursor>) -> anyhow::Result<wire::LoadOpen> {
         let mut connection = self.database.connect(Purpose::Poll).await?;
-        let cursor = self.consumer.register(&mut connection).await?;
+        let external = match before {
+            Some(before) if self.consumer.knows(&mut connection, before).await? => before.external_from().clone(),
+            // An empty index, or one of another history: everything that there is.
+            _ => PgSnapshot::empty(),
+        };
+        let cursor = self.consumer.register(&mut connection, &external).await?;
         let mut extents = Vec::new();
         for (id, _) in self.definition.sources() {
             if let Some(extent) = extent(&mut connection, &self.definition, id).await? {

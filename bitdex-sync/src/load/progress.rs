@@ -162,3 +162,23 @@ fn summary(rows: u64, bytes: u64, state: &State) -> String {
         bytes as f64 / seconds / 1e6
     )
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::daemon::health::Health;
+
+    #[test]
+    fn rows_on_their_way_do_not_forget_an_error() {
+        let health = Health::default();
+        let reporter = health.part("postgres");
+        let progress = Progress::new(false, Some(reporter.clone()));
+        let error = || health.status()["postgres"].error.clone();
+        reporter.failed("the index refuses part 3");
+        progress.read(1000, 1000);
+        progress.finishing();
+        assert_eq!(error().as_deref(), Some("the index refuses part 3"));
+        progress.durable(&wire::LoadPartDone { part: 3, rows: 1000 });
+        assert_eq!(error(), None);
+    }
+}

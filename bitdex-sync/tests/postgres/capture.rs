@@ -207,12 +207,21 @@ async fn external_ops_follow_in_order_and_wrong_ones_stay_behind() {
             (6, '{"add": {"labels": 3}}'), (-1, '{"set": {"rank": 1}}')"#,
     )
     .await;
+    // Bigger than a batch may be.
+    execute(
+        &mut app,
+        "INSERT INTO bitdex_shop.external_ops (op) SELECT jsonb_build_object('delete', '[\"rank\"]'::jsonb, 'where', \
+             jsonb_build_object('field', 'title', 'eq', repeat('x', 40000000)))",
+    )
+    .await;
     let ops = follower.poll(&definition).await;
     assert_eq!(ops.len(), 3, "{ops:?}");
-    assert_eq!(
-        text(&mut app, "SELECT id || ':' || error FROM bitdex_shop.external_ops WHERE error IS NOT NULL ORDER BY id")
-            .await,
-        "2:unknown field nope 5:document: document key -1 is not in 0..=4294967295"
+    let errors = "SELECT id || ':' || error FROM bitdex_shop.external_ops WHERE error IS NOT NULL ORDER BY id";
+    let errors = text(&mut app, errors).await;
+    assert!(
+        errors.starts_with("2:unknown field nope 5:document: document key -1 is not in 0..=4294967295 6:it takes 4000")
+            && errors.ends_with("bytes, and a batch holds 33554432: give it as several rows"),
+        "{errors}"
     );
     assert_eq!(follower.poll(&definition).await, Vec::<String>::new());
 }
@@ -264,6 +273,38 @@ async fn an_expression_that_fails_names_the_row() {
     assert!(error.contains("key 77: ") && error.contains("division by zero"), "{error}");
     execute(&mut app, "UPDATE product SET seen = 1 WHERE id = 77").await;
     assert_eq!(follower.poll(&definition).await.len(), 100);
+}
+
+#[tokio::test]
+async fn a_member_whose_condition_fails_is_named() {
+    let (database, mut app) = TestDatabase::with_schema(SHOP_TABLES).await;
+    for (from, to, expected) in [
+        ("'weight > 0'", "'100 / weight > 1'", r#"tags (table "public"."product_tag"), key 42, value "x": "#),
+        ("'\"count\" > 0'", "'100 / \"count\" > 1'", r#"stores (table "public"."stock"), key 42, value 7: "#),
+    ] {
+        let yaml = crate::common::SHOP.replace(from, to);
+        let definition = std::sync::Arc::new(bitdex_proto::definition::Definition::parse(&yaml).unwrap());
+        database.set_up(&definition).await;
+        let mut follower = Follower::new(&database, &definition).await;
+        execute(
+            &mut app,
+            "TRUNCATE product CASCADE; TRUNCATE stock; INSERT INTO product (id, title) SELECT n, 'p' FROM generate_series(1, 100) n;
+             INSERT INTO product_tag SELECT n, 'x', n - 42 FROM generate_series(1, 100) n;
+             INSERT INTO stock SELECT n, 7, n - 42 FROM generate_series(1, 100) n",
+        )
+        .await;
+        let error =
+            follower.poller.poll(&follower.cursor, Request::default(), &mut Collect::default()).await.unwrap_err();
+        assert!(matches!(error, PollError::Data(_)), "{error}");
+        let error = error.to_string();
+        assert!(error.contains(expected) && error.contains("division by zero"), "{error}");
+        execute(
+            &mut app,
+            "UPDATE product_tag SET weight = 1 WHERE weight = 0; UPDATE stock SET count = 1 WHERE count = 0",
+        )
+        .await;
+        assert!(!follower.poll(&definition).await.is_empty());
+    }
 }
 
 #[tokio::test]
@@ -354,7 +395,103 @@ async fn triggers_that_somebody_removed_are_noticed_and_force_a_load() {
     assert!(done.drifted, "{done:?}");
     assert_eq!(bitdex_sync::setup::verify(&mut connection, &definition).await.unwrap(), []);
     let error = Consumer::new("shop", "test").check(&mut connection, &follower.cursor).await.unwrap_err();
-    assert!(matches!(error.downcast_ref(), Some(HistoryError::BeforeHorizon { .. })), "{error}");
+    assert!(matches!(error.downcast_ref(), Some(HistoryError::BeforeGap { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn triggers_of_another_definition_force_a_load() {
+    let (database, mut app) = TestDatabase::with_schema(SHOP_TABLES).await;
+    let definition = shop();
+    let first = database.set_up(&definition).await;
+    assert!(!first.drifted && !database.set_up(&definition).await.drifted, "{first:?}");
+    let parse = |yaml: &str| bitdex_proto::definition::Definition::parse(yaml).unwrap();
+    let stores =
+        "  stores: { table: stock, key: product_id, value: store, type: int, filter: true, where: '\"count\" > 0' }\n";
+    let without_source = parse(&crate::common::SHOP.replace(stores, ""));
+    let without_column = parse(&crate::common::SHOP.replace("  title:       { type: string, filter: true }\n", ""));
+    for other in [without_source, without_column] {
+        let mut follower = Follower::new(&database, &definition).await;
+        // Open before and after: a cursor that has the change of triggers need not have everything older.
+        let mut open = database.connect().await;
+        execute(&mut open, "BEGIN; INSERT INTO category VALUES (1, 'never')").await;
+        follower.poll(&definition).await;
+        let done = database.set_up(&other).await;
+        assert!(done.drifted && done.lines.iter().any(|line| line.contains("need a load")), "{done:?}");
+        execute(&mut app, "INSERT INTO stock VALUES (1, 1); UPDATE product SET title = 'unseen'").await;
+        let done = database.set_up(&definition).await;
+        assert!(done.drifted && done.lines.iter().any(|line| line.contains("is lost")), "{done:?}");
+        // Whoever did not look meanwhile polls over it, if it is let.
+        let request = Request { progress: true, caught_up: false };
+        let mut collect = Collect::default();
+        let error = follower.poller.poll(&follower.cursor, request, &mut collect).await.unwrap_err();
+        assert!(matches!(error, PollError::History(HistoryError::BeforeGap { .. })), "{error}");
+        assert!(collect.batches.is_empty());
+        let mut connection = database.database.connect(Purpose::Admin).await.unwrap();
+        let consumer = Consumer::new("shop", "test");
+        let error = consumer.check(&mut connection, &follower.cursor).await.unwrap_err();
+        assert!(error.to_string().contains("needs a load"), "{error}");
+        // A load begins anew, and can be followed though the old transaction is still open.
+        let mut loaded = Follower::new(&database, &definition).await;
+        assert!(loaded.cursor.snapshot.xmin() < loaded.cursor.snapshot.xmax());
+        consumer.check(&mut connection, &loaded.cursor).await.unwrap();
+        loaded.poll(&definition).await;
+        execute(&mut open, "ROLLBACK").await;
+    }
+}
+
+#[tokio::test]
+async fn external_ops_from_before_a_load_follow_it() {
+    let (database, mut app) = TestDatabase::with_schema(SHOP_TABLES).await;
+    let definition = shop();
+    database.set_up(&definition).await;
+    let set = |rank: u32| {
+        format!(r#"INSERT INTO bitdex_shop.external_ops (document, op) VALUES (5, '{{"set": {{"rank": {rank}}}}}')"#)
+    };
+    execute(&mut app, &set(1)).await;
+    // An empty index takes all that there is, once.
+    let mut follower = Follower::new(&database, &definition).await;
+    let mut connection = database.database.connect(Purpose::Poll).await.unwrap();
+    let consumer = Consumer::new("shop", "test");
+    follower.cursor = consumer.register(&mut connection, &"1:1:".parse().unwrap()).await.unwrap();
+    assert!(follower.cursor.external.is_some());
+    consumer.check(&mut connection, &follower.cursor).await.unwrap();
+    let idle = follower.poller.poll(&follower.cursor, Request::default(), &mut Collect::default()).await.unwrap();
+    assert_ne!(idle, bitdex_sync::capture::Polled::Idle);
+    assert_eq!(follower.poll(&definition).await.len(), 1);
+    assert_eq!(follower.cursor.external, None);
+    assert_eq!(follower.poll(&definition).await, Vec::<String>::new());
+    // An index that was there before a load takes what came since; even if that was cleaned up for all others.
+    let before = follower.cursor.clone();
+    execute(&mut app, &set(2)).await;
+    assert!(consumer.knows(&mut connection, &before).await.unwrap());
+    follower.cursor = consumer.register(&mut connection, before.external_from()).await.unwrap();
+    let cleanup = Cleanup::new("shop", Duration::ZERO);
+    for _ in 0..3 {
+        cleanup.round(&mut connection).await.unwrap();
+    }
+    let ops = follower.poll(&definition).await;
+    assert!(ops.len() == 1 && ops[0].contains("Int(2)"), "{ops:?}");
+    assert!(!consumer.knows(&mut connection, &"1:1:|another".parse().unwrap()).await.unwrap());
+}
+
+#[tokio::test]
+async fn external_ops_are_in_the_last_page_alone() {
+    let (database, mut app) = TestDatabase::with_schema(SHOP_TABLES).await;
+    let definition = shop();
+    database.set_up(&definition).await;
+    let mut follower = Follower::new(&database, &definition).await;
+    execute(&mut app, "INSERT INTO stock SELECT n % 1000, n FROM generate_series(1, 199990) n").await;
+    execute(
+        &mut app,
+        r#"INSERT INTO bitdex_shop.external_ops (document, op) SELECT n, '{"set": {"rank": 1}}' FROM generate_series(1, 20) n"#,
+    )
+    .await;
+    let mut collect = Collect::default();
+    follower.poller.poll(&follower.cursor, Request::default(), &mut collect).await.unwrap();
+    let external = |batch: &bitdex_sync::deliver::Batch| {
+        batch.ops.iter().filter(|op| matches!(op, bitdex_proto::ops::Op::Field { .. })).count()
+    };
+    assert_eq!(collect.batches.iter().map(external).collect::<Vec<_>>(), [0, 20]);
 }
 
 #[tokio::test]
@@ -395,7 +532,7 @@ async fn a_runtime_role_with_its_grants_is_enough() {
     let mut connection = limited.connect(Purpose::Poll).await.unwrap();
     assert_eq!(bitdex_sync::setup::verify(&mut connection, &definition).await.unwrap(), []);
     let consumer = Consumer::new("shop", "test");
-    let cursor = consumer.register(&mut connection).await.unwrap();
+    let cursor = consumer.register(&mut connection, &"1:1:".parse().unwrap()).await.unwrap();
     consumer.check(&mut connection, &cursor).await.unwrap();
     let plan = bitdex_sync::capture::Plan::new(definition.clone(), "test").unwrap();
     let poller = bitdex_sync::capture::Poller::connect(&limited, plan.into()).await.unwrap();
@@ -403,6 +540,11 @@ async fn a_runtime_role_with_its_grants_is_enough() {
     execute(&mut app, "INSERT INTO stock VALUES (1, 3)").await;
     execute(&mut app, r#"INSERT INTO bitdex_shop.external_ops (document, op) VALUES (1, '{}')"#).await;
     assert_eq!(follower.poll(&definition).await, ["stores 1 +3"]);
+    assert_eq!(
+        text(&mut app, "SELECT count(error)::text FROM bitdex_shop.external_ops").await,
+        "2",
+        "both rows were read"
+    );
     follower.poll(&definition).await;
     let cleanup = Cleanup::new("shop", Duration::ZERO);
     let began = Instant::now();
