@@ -175,7 +175,7 @@ impl MetricsFollower {
         let ops = self.acknowledged.unknown(ops);
         let changed = ops.iter().filter(|op| matches!(op, Op::Upsert { .. })).count() as u64;
         self.deliver(following, following.cursor.at(at.after(last)), ops, false).await?;
-        self.reporter.detail("cursor", &following.cursor);
+        self.reporter.detail("cursor", following.cursor);
         Ok(changed)
     }
 
@@ -208,7 +208,7 @@ impl MetricsFollower {
                 let next = MetricsCursor { covered, ..following.cursor };
                 self.deliver(&mut following, next, ops, true).await?;
                 moved = Instant::now();
-                self.reporter.detail("cursor", &following.cursor);
+                self.reporter.detail("cursor", following.cursor);
                 metrics::gauge!("bitdex_sync_metrics_covered_age_seconds").set((now - covered) as f64);
                 self.reporter.succeeded();
             } else {
