@@ -75,6 +75,9 @@ struct Oracle {
     rounds: Option<u64>,
     #[arg(long)]
     queries: Option<u64>,
+    /// Whether one transaction changes more keys than one batch takes; true unless the number of images is given.
+    #[arg(long)]
+    backlog: Option<bool>,
 }
 
 impl Oracle {
@@ -87,6 +90,7 @@ impl Oracle {
             connections: self.connections.unwrap_or(full.connections),
             rounds: self.rounds.unwrap_or(full.rounds),
             queries: self.queries.unwrap_or(full.queries),
+            backlog: self.backlog.unwrap_or(self.images.is_none()),
             ..full
         }
     }

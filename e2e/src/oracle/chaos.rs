@@ -63,6 +63,30 @@ impl Chaos {
         Ok(())
     }
 
+    /// `kill -9` of sync within `most_ms`, and its start.
+    pub async fn strike_sync(&mut self, pair: &mut Pair, history: &History, most_ms: u64) -> Result<()> {
+        self.pause(0, most_ms).await;
+        pair.check()?;
+        history.add("chaos", "kill -9 sync");
+        pair.sync.kill()?;
+        self.kills += 1;
+        self.pause(0, 200).await;
+        pair.sync.start()
+    }
+
+    /// `kill -9` of all pods within `most_ms`, and their start.
+    pub async fn strike_pods(&mut self, pair: &mut Pair, history: &History, most_ms: u64) -> Result<()> {
+        self.pause(0, most_ms).await;
+        pair.check()?;
+        history.add("chaos", "kill -9 all pods");
+        for pod in &mut pair.pods {
+            pod.process.kill()?;
+            self.kills += 1;
+        }
+        self.pause(0, 200).await;
+        pair.start_pods()
+    }
+
     async fn pause(&mut self, least_ms: u64, most_ms: u64) {
         tokio::time::sleep(Duration::from_millis(self.random.random_range(least_ms..=most_ms))).await;
     }

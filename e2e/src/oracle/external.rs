@@ -1,4 +1,5 @@
-//! Fields that services write themselves: random ops on them, and what they must come to.
+//! Fields that services write themselves: random ops on them, and what they must come to. Some are rolled back, some stay
+//! uncommitted while others commit.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -12,8 +13,11 @@ use rand_chacha::ChaCha8Rng;
 use serde_json::{Value as Json, json};
 use sqlx::PgConnection;
 
-use super::documents::Documents;
-use crate::postgres;
+use super::{documents::Documents, history::History};
+use crate::postgres::{self, Postgres};
+
+/// Transactions that are open at a time, at most.
+const OPEN: usize = 3;
 
 /// `pinnedRank` and `labels` of each document, present or not: they are stored apart from its row.
 #[derive(Debug, Default)]
@@ -22,12 +26,65 @@ struct Values {
     labels: BTreeSet<String>,
 }
 
-/// Sends one op after the other from one connection, and applies each to its own copy.
+/// On one document.
+#[derive(Debug)]
+enum Change {
+    DeleteRank,
+    DeleteLabels,
+    SetRank(i64),
+    SetLabel(String),
+    Add(String),
+    Remove(String),
+}
+
+impl Change {
+    fn op(&self) -> Json {
+        match self {
+            Self::DeleteRank => json!({"delete": ["pinnedRank"]}),
+            Self::DeleteLabels => json!({"delete": ["labels"]}),
+            Self::SetRank(rank) => json!({"set": {"pinnedRank": rank}}),
+            Self::SetLabel(label) => json!({"set": {"labels": [label]}}),
+            Self::Add(label) => json!({"add": {"labels": [label]}}),
+            Self::Remove(label) => json!({"remove": {"labels": [label]}}),
+        }
+    }
+}
+
+impl Values {
+    fn apply(&mut self, change: Change) {
+        match change {
+            Change::DeleteRank => self.rank = None,
+            Change::DeleteLabels => self.labels.clear(),
+            Change::SetRank(rank) => self.rank = Some(rank),
+            Change::SetLabel(label) => self.labels = BTreeSet::from([label]),
+            Change::Add(label) => {
+                self.labels.insert(label);
+            }
+            Change::Remove(label) => {
+                self.labels.remove(&label);
+            }
+        }
+    }
+}
+
+/// A transaction that has not ended. Nothing else names its document meanwhile but ops by query, which then come before
+/// it, because they commit and are waited for first.
+#[derive(Debug)]
+struct Open {
+    connection: PgConnection,
+    document: u32,
+    changes: Vec<Change>,
+    /// Steps until it commits.
+    steps: u32,
+}
+
+/// Sends one op after the other, and applies each to its own copy as it commits.
 #[derive(Debug)]
 pub struct External {
     random: ChaCha8Rng,
     ids: u32,
     values: BTreeMap<u32, Values>,
+    open: Vec<Open>,
     schema: String,
 }
 
@@ -35,36 +92,106 @@ impl External {
     pub fn new(seed: u64, ids: u32, pg_schema: &str) -> Self {
         let mut random = ChaCha8Rng::seed_from_u64(seed);
         random.set_stream(1_000);
-        Self { random, ids, values: BTreeMap::new(), schema: pg_schema.into() }
+        Self { random, ids, values: BTreeMap::new(), open: Vec::new(), schema: pg_schema.into() }
     }
 
-    /// An op on one document, in a transaction of its own.
-    pub async fn step(&mut self, connection: &mut PgConnection) -> Result<()> {
-        let document = self.random.random_range(0..self.ids.min(300));
-        let label = format!("label {}", self.random.random_range(0..5));
-        let rank = self.random.random_range(-5..100_i64);
-        let kind = self.random.random_range(0..6);
-        let op = match kind {
-            0 => json!({"delete": ["pinnedRank"]}),
-            1 => json!({"delete": ["labels"]}),
-            2 => json!({"set": {"pinnedRank": rank}}),
-            3 => json!({"remove": {"labels": [label]}}),
-            4 => json!({"set": {"labels": [label]}}),
-            _ => json!({"add": {"labels": [label]}}),
-        };
-        self.insert(connection, &document.to_string(), &op).await?;
-        let values = self.values.entry(document).or_default();
-        match kind {
-            0 => values.rank = None,
-            1 => values.labels.clear(),
-            2 => values.rank = Some(rank),
-            3 => {
-                values.labels.remove(&label);
+    /// One transaction with ops on one document: most commit, some are rolled back, some stay open for some steps.
+    pub async fn step(&mut self, postgres: &Postgres, connection: &mut PgConnection, history: &History) -> Result<()> {
+        self.commit_due(history).await?;
+        match self.random.random_range(0..10) {
+            0 => {
+                let (document, changes) = self.draw();
+                postgres::execute(connection, "BEGIN").await?;
+                self.insert_all(connection, document, &changes, history, "rolled back").await?;
+                postgres::execute(connection, "ROLLBACK").await
             }
-            4 => values.labels = BTreeSet::from([label]),
+            1 => self.leave_open(postgres, history).await,
             _ => {
-                values.labels.insert(label);
+                let (document, changes) = self.draw();
+                postgres::execute(connection, "BEGIN").await?;
+                self.insert_all(connection, document, &changes, history, "committed").await?;
+                postgres::execute(connection, "COMMIT").await?;
+                self.apply(document, changes);
+                Ok(())
             }
+        }
+    }
+
+    /// Begins a transaction that a later step commits, unless there are as many already as may be.
+    pub async fn leave_open(&mut self, postgres: &Postgres, history: &History) -> Result<()> {
+        if self.open.len() >= OPEN {
+            return Ok(());
+        }
+        let (document, changes) = self.draw();
+        let mut connection = postgres.connect().await?;
+        postgres::execute(&mut connection, "BEGIN").await?;
+        self.insert_all(&mut connection, document, &changes, history, "left open").await?;
+        let steps = self.random.random_range(1..30);
+        self.open.push(Open { connection, document, changes, steps });
+        Ok(())
+    }
+
+    async fn commit_due(&mut self, history: &History) -> Result<()> {
+        for open in &mut self.open {
+            open.steps = open.steps.saturating_sub(1);
+        }
+        while let Some(due) = self.open.iter().position(|open| open.steps == 0) {
+            let Open { mut connection, document, changes, .. } = self.open.swap_remove(due);
+            postgres::execute(&mut connection, "COMMIT").await?;
+            history.add("external", format!("document {document}: COMMIT of what was left open"));
+            self.apply(document, changes);
+        }
+        Ok(())
+    }
+
+    /// Commits what is open.
+    pub async fn finish(&mut self, history: &History) -> Result<()> {
+        for open in &mut self.open {
+            open.steps = 0;
+        }
+        self.commit_due(history).await
+    }
+
+    fn draw(&mut self) -> (u32, Vec<Change>) {
+        let document = loop {
+            let document = self.random.random_range(0..self.ids.min(300));
+            if self.open.iter().all(|open| open.document != document) {
+                break document;
+            }
+        };
+        let many = if self.random.random_bool(0.3) { self.random.random_range(2..=4) } else { 1 };
+        (document, (0..many).map(|_| self.change()).collect())
+    }
+
+    fn change(&mut self) -> Change {
+        let label = format!("label {}", self.random.random_range(0..5));
+        match self.random.random_range(0..6) {
+            0 => Change::DeleteRank,
+            1 => Change::DeleteLabels,
+            2 => Change::SetRank(self.random.random_range(-5..100)),
+            3 => Change::Remove(label),
+            4 => Change::SetLabel(label),
+            _ => Change::Add(label),
+        }
+    }
+
+    fn apply(&mut self, document: u32, changes: Vec<Change>) {
+        let values = self.values.entry(document).or_default();
+        changes.into_iter().for_each(|change| values.apply(change));
+    }
+
+    async fn insert_all(
+        &self,
+        connection: &mut PgConnection,
+        document: u32,
+        changes: &[Change],
+        history: &History,
+        end: &str,
+    ) -> Result<()> {
+        for change in changes {
+            let op = change.op();
+            self.insert(connection, &document.to_string(), &op).await?;
+            history.add("external", format!("document {document}: {op} -- {end}"));
         }
         Ok(())
     }

@@ -5,7 +5,7 @@ use bitdex_proto::{
     client::Client,
     definition::Definition,
     query::{Comparator, CountRequest, Filter, OpaqueBytes, SearchRequest, Sort},
-    schema::{Field, Origin, Schema},
+    schema::{Field, Schema},
     value::{FieldType, Literal, Value},
 };
 use rand::{RngExt as _, SeedableRng as _, seq::IndexedRandom as _};
@@ -110,8 +110,7 @@ impl<'a> RandomQueries<'a> {
     }
 
     fn sort(&mut self) -> Vec<Sort> {
-        let sortable: Vec<&Field> =
-            self.schema.fields.iter().filter(|field| field.sort && field.origin != Origin::External).collect();
+        let sortable: Vec<&Field> = self.schema.fields.iter().filter(|field| field.sort).collect();
         let many = [0, 1, 1, 1, 2, 3].choose(&mut self.random).copied().unwrap_or(1);
         let chosen: Vec<_> = sortable.sample(&mut self.random, many).collect();
         chosen
@@ -140,8 +139,11 @@ impl Iterator for RandomQueries<'_> {
     }
 }
 
-/// Asks a pod and Postgres (over a table that [`super::documents::materialise`] made), and compares all pages. Short
-/// pages are read to a limit of pages, then compared as far as they go.
+/// Pages of one result, at most.
+const PAGES: usize = 40;
+
+/// Asks a pod and Postgres (over a table that [`super::documents::materialise`] made), and compares all pages to the end.
+/// Where the request's limit would make too many pages of the result, a larger one is taken.
 pub async fn compare(
     request: &SearchRequest,
     client: &Client,
@@ -149,7 +151,6 @@ pub async fn compare(
     table: &str,
     definition: &Definition,
 ) -> Result<u64> {
-    const PAGES: usize = 40;
     let schema = definition.schema();
     let now_us = request.now_us.context("the request has no clock of its own")?;
     let mut conditions = Vec::new();
@@ -168,36 +169,40 @@ pub async fn compare(
     let rows = sqlx::query(AssertSqlSafe(sql.as_str())).fetch_all(&mut *connection).await.with_context(about)?;
     let wanted = rows.iter().map(|row| row.try_get::<i64, _>(0).map(|id| id as u32)).collect::<Result<Vec<_>, _>>()?;
 
-    let mut found = Vec::new();
+    let mut found: Vec<u32> = Vec::new();
     let mut page_request = request.clone();
-    let mut complete = false;
-    for page in 0..PAGES {
+    page_request.limit = request.limit.max(u32::try_from(wanted.len().div_ceil(PAGES))?);
+    let limit = page_request.limit as usize;
+    for page in 0.. {
         let answer = client.search(page_request.clone()).await.with_context(about)?;
         found.extend(answer.hits.iter().map(|hit| hit.id));
         if request.count && answer.count != Some(wanted.len() as u64) {
             bail!("page {page}: counted {:?}, Postgres {}\n{}", answer.count, wanted.len(), about());
         }
-        if answer.hits.len() > request.limit as usize {
-            bail!("page {page} has {} hits, the limit is {}\n{}", answer.hits.len(), request.limit, about());
+        if answer.hits.len() > limit {
+            bail!("page {page} has {} hits, the limit is {limit}\n{}", answer.hits.len(), about());
         }
-        if answer.next_cursor.is_empty() {
-            complete = true;
+        let last = answer.next_cursor.is_empty();
+        if answer.hits.is_empty() && !last {
+            bail!("page {page} is empty, and yet it says that more follow\n{}", about());
+        }
+        if !wanted.starts_with(&found) || (last && found.len() < wanted.len()) {
+            let at = found.iter().zip(&wanted).take_while(|(found, wanted)| found == wanted).count();
+            let near = |ids: &[u32]| ids.iter().skip(at.saturating_sub(3)).take(10).copied().collect::<Vec<_>>();
+            bail!(
+                "{} ids after page {page} of {limit}, where Postgres has {} in all; they part at place {at}: index \
+                 {:?}, Postgres {:?}\n{}",
+                found.len(),
+                wanted.len(),
+                near(&found),
+                near(&wanted),
+                about()
+            );
+        }
+        if last {
             break;
         }
         page_request.cursor = Some(OpaqueBytes(answer.next_cursor));
-    }
-    let same = if complete { found == wanted } else { wanted.starts_with(&found) };
-    if !same {
-        let at = found.iter().zip(&wanted).take_while(|(found, wanted)| found == wanted).count();
-        let near = |ids: &[u32]| ids.iter().skip(at.saturating_sub(3)).take(10).copied().collect::<Vec<_>>();
-        bail!(
-            "{} ids where Postgres has {}; they part at place {at}: index {:?}, Postgres {:?}\n{}",
-            found.len(),
-            wanted.len(),
-            near(&found),
-            near(&wanted),
-            about()
-        );
     }
     let count = CountRequest {
         index: request.index.clone(),

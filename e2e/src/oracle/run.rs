@@ -11,8 +11,6 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use bitdex_proto::{client::Client, definition::Definition, query::Consistency, schema::Origin};
-use rand::{RngExt as _, SeedableRng as _};
-use rand_chacha::ChaCha8Rng;
 use sqlx::{AssertSqlSafe, PgConnection};
 
 use super::{
@@ -20,21 +18,20 @@ use super::{
     documents::{self, Documents, differences},
     external::External,
     history::{self, History},
+    metrics::Metrics,
     queries::{self, RandomQueries},
     transactions::{APPLICATION_TRIGGER, Script, Step, Transaction},
+    upheaval,
 };
 use crate::{
     clickhouse::ClickHouse,
-    folders,
+    folders, http,
     postgres::{self, Postgres, Wanted},
     processes::{self, Feed, Options as ProcessOptions, Pair},
+    stage::sample,
     terminal::{count, say, step},
     wait,
-    workload::{
-        Workload,
-        load::{insert_metrics, load},
-        rows::{Line, MetricEvent},
-    },
+    workload::{Workload, load::load},
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -50,17 +47,49 @@ pub struct Options {
     pub rounds: u64,
     /// Random queries at the end.
     pub queries: u64,
+    /// Whether one transaction of the last round changes more keys than one batch takes.
+    pub backlog: bool,
 }
 
 impl Options {
     /// What closes an issue.
     pub fn full(seed: u64) -> Self {
-        Self { images: 20_000, seed, postgres: None, connections: 8, transactions: 6_000, rounds: 12, queries: 2_000 }
+        Self {
+            images: 20_000,
+            seed,
+            postgres: None,
+            connections: 8,
+            transactions: 6_000,
+            rounds: 12,
+            queries: 2_000,
+            backlog: true,
+        }
     }
 
     /// What every change is tested with.
     pub fn reduced(seed: u64) -> Self {
-        Self { images: 2_000, seed, postgres: None, connections: 6, transactions: 900, rounds: 3, queries: 250 }
+        Self {
+            images: 2_000,
+            seed,
+            postgres: None,
+            connections: 6,
+            transactions: 900,
+            rounds: 3,
+            queries: 250,
+            backlog: false,
+        }
+    }
+}
+
+impl Options {
+    /// Small, so that a load has more than a thousand parts, and takes long enough to be killed midway.
+    fn rows_per_part(&self) -> u32 {
+        (self.images / 100).max(10)
+    }
+
+    /// The round in which the index is loaded anew.
+    fn round_of_load(&self) -> u64 {
+        self.rounds / 2 + 1
     }
 }
 
@@ -91,6 +120,7 @@ struct Run {
     reader: PgConnection,
     history: Arc<History>,
     external: External,
+    metrics: Metrics,
 }
 
 /// Runs it; an error tells the seed, the differences, and the ends of the logs.
@@ -135,29 +165,40 @@ impl Run {
             clickhouse_url: clickhouse.url().into(),
             clickhouse_database: clickhouse.database().into(),
         };
+        let rows_per_part = options.rows_per_part().to_string();
         let options_of_processes = ProcessOptions {
             // Small checkpoints, so that opening from them is tested too.
             query: &["--checkpoint-mb", "4", "--drain-seconds", "0"],
-            sync: &["--metrics-interval-ms", "200"],
+            sync: &["--metrics-interval-ms", "200", "--load-rows-per-part", &rows_per_part, "--load-connections", "2"],
         };
         let mut pair = Pair::new(&binaries, &feed, logs, 2, options_of_processes)?;
         say(pair.command("check").await?.trim());
         pair.command("setup").await?;
         pair.start_pods()?;
-        pair.sync.start()?;
         let clients = pair
             .grpc()
             .into_iter()
             .map(|address| Ok(Client::connect(vec![address])?.with_deadline(CATCH_UP)))
             .collect::<Result<Vec<_>>>()?;
         let external = External::new(options.seed, Script::ids(&workload), &definition.pg_schema());
+        let metrics = Metrics::new(&workload, Script::ids(&workload));
         let history = Arc::new(History::default());
-        Ok(Self { options, workload, definition, postgres, clickhouse, pair, clients, reader, history, external })
+        Ok(Self {
+            options,
+            workload,
+            definition,
+            postgres,
+            clickhouse,
+            pair,
+            clients,
+            reader,
+            history,
+            external,
+            metrics,
+        })
     }
 
     async fn all(&mut self, summary: &mut Summary) -> Result<()> {
-        self.pair.ready(Duration::from_secs(300)).await?;
-        self.quiet_point(summary).await.context("after the load")?;
         let mut chaos = Chaos::new(self.options.seed);
         let scripts = (0..self.options.connections).map(|n| Script::new(self.workload, n, self.postgres.major()));
         let mut scripts: Vec<Script> = scripts.collect();
@@ -174,11 +215,51 @@ impl Run {
             ));
         }
         summary.kills = chaos.kills;
+        self.external.finish(&self.history).await?;
         self.random_queries(summary).await?;
         self.a_lost_op_is_seen().await
     }
 
-    /// Transactions from all connections, metrics and external ops, while processes are killed.
+    /// Sync loads the index while others write, and it and the pods are killed midway.
+    async fn load(&mut self, chaos: &mut Chaos) -> Result<()> {
+        // What services wrote since setup counts, though no index was there yet.
+        let mut side = self.postgres.connect().await?;
+        for _ in 0..20 {
+            self.external.step(&self.postgres, &mut side, &self.history).await?;
+        }
+        self.external.leave_open(&self.postgres, &self.history).await?;
+        self.pair.sync.start()?;
+        self.rows_are_read().await?;
+        chaos.strike_sync(&mut self.pair, &self.history, 30).await?;
+        chaos.strike_pods(&mut self.pair, &self.history, 150).await?;
+        wait::until("a load that goes on with another's parts", CATCH_UP, || async {
+            let log = std::fs::read_to_string(self.pair.sync.log())?;
+            let resumed = log.contains("going on with a load");
+            Ok(if resumed { Ok(()) } else { Err("no load was interrupted".into()) })
+        })
+        .await
+    }
+
+    /// Waits until sync has read rows of a load; looks often, because a load is quick.
+    async fn rows_are_read(&self) -> Result<()> {
+        let http = http::client(Duration::from_secs(10))?;
+        let url = format!("http://{}/metrics", self.pair.sync.http());
+        let read = async {
+            loop {
+                if let Ok(answer) = http.get(&url).send().await
+                    && let Ok(page) = answer.text().await
+                    && sample(&page, "bitdex_sync_load_rows_total").is_some_and(|rows| rows > 0)
+                {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        tokio::time::timeout(CATCH_UP, read).await.context("sync reads no rows of a load")
+    }
+
+    /// Transactions from all connections, metrics and external ops, while processes are killed. In the first round the
+    /// index is loaded meanwhile, in a later one it is loaded anew.
     async fn round(
         &mut self,
         round: u64,
@@ -205,18 +286,31 @@ impl Run {
             }));
         }
         let mut side = self.postgres.connect().await?;
-        let mut random = ChaCha8Rng::seed_from_u64(self.options.seed);
-        random.set_stream(3_000 + round);
+        if round == 1 {
+            wait::until("a first transaction", CATCH_UP, || async {
+                let committed = counts.0.load(Ordering::Relaxed) > 0;
+                Ok(if committed { Ok(()) } else { Err("none".into()) })
+            })
+            .await?;
+            self.load(chaos).await?;
+        }
+        let load_anew = (round == self.options.round_of_load()).then(|| self.load_anew()).transpose()?;
+        if self.options.backlog && round == self.options.rounds {
+            upheaval::backlog(&mut side, &self.definition.pg_schema(), &self.history).await?;
+            chaos.strike_sync(&mut self.pair, &self.history, 300).await?;
+        }
         while writers.iter().any(|writer| !writer.is_finished()) {
             let strike = chaos.strike(&mut self.pair, &self.history);
             let side_changes = async {
                 for _ in 0..5 {
-                    self.external.step(&mut side).await?;
+                    self.external.step(&self.postgres, &mut side, &self.history).await?;
                 }
-                let ids = Script::ids(&self.workload);
-                add_metrics(&self.clickhouse, &mut random, ids, self.workload.now_us).await
+                self.metrics.step(&self.clickhouse).await
             };
             tokio::try_join!(strike, side_changes)?;
+        }
+        if let Some(load) = load_anew {
+            load.await.context("a load anew panicked")??;
         }
         let mut scripts = Vec::new();
         for writer in writers {
@@ -225,6 +319,14 @@ impl Run {
         summary.committed += counts.0.load(Ordering::Relaxed);
         summary.rolled_back += counts.1.load(Ordering::Relaxed);
         Ok(scripts)
+    }
+
+    fn load_anew(&self) -> Result<tokio::task::JoinHandle<Result<()>>> {
+        let client = Client::connect(self.pair.grpc())?.with_deadline(CATCH_UP);
+        let index = self.definition.index().to_owned();
+        let rows = self.options.rows_per_part();
+        let load = upheaval::load_anew(self.pair.commands(), client, index, rows, Arc::clone(&self.history));
+        Ok(tokio::spawn(load))
     }
 
     /// A transaction that commits after everything before it; the index that has it has all.
@@ -415,18 +517,4 @@ async fn copy(connection: &mut PgConnection, table: &str, rows: &str) -> Result<
     let mut copy = connection.copy_in_raw(&format!("COPY {table} FROM STDIN")).await?;
     copy.send(rows.as_bytes()).await?;
     copy.finish().await.map(|_| ())
-}
-
-async fn add_metrics(clickhouse: &ClickHouse, random: &mut ChaCha8Rng, ids: u32, now_us: i64) -> Result<()> {
-    let mut line = Line::default();
-    for _ in 0..20 {
-        let event = MetricEvent {
-            image: random.random_range(0..ids),
-            metric: ["reactionCount", "commentCount", "collectedCount"][random.random_range(0..3)],
-            delta: random.random_range(-3..50),
-            created_us: now_us,
-        };
-        event.write(&mut line);
-    }
-    insert_metrics(clickhouse, line.into_inner()).await
 }

@@ -187,15 +187,40 @@ pub struct Options<'a> {
     pub sync: &'a [&'a str],
 }
 
+/// Runs the subcommands of `bitdex-sync` that end by themselves, with a pair's addresses.
+#[derive(Debug, Clone)]
+pub struct Commands {
+    sync: PathBuf,
+    feed: Feed,
+    pods: Vec<String>,
+    logs: PathBuf,
+}
+
+impl Commands {
+    /// `bitdex-sync COMMAND` and more arguments, to its end; gives what it printed.
+    pub async fn run(&self, command: &str, more: &[&str]) -> Result<String> {
+        let log = self.logs.join(format!("sync-{command}.log"));
+        let mut run = Command::new(&self.sync);
+        run.args(sync_arguments(command, &self.feed, &self.pods)).args(more).stdin(Stdio::null());
+        run.stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
+        let name = format!("bitdex-sync {command}");
+        let mut process = Guarded::spawn(&name, &mut run, Signal::TERM, STOP_LIMIT)?;
+        let status = process.wait(Duration::from_secs(3_600)).await?;
+        let printed = std::fs::read_to_string(&log).unwrap_or_default();
+        if !status.success() {
+            bail!("{name} ended with {status}:\n{}", folders::tail(&log, TAIL));
+        }
+        Ok(printed)
+    }
+}
+
 /// Pods on one data folder, and one sync, not started yet.
 #[derive(Debug)]
 pub struct Pair {
     // Processes go before the data that they have open.
     pub pods: Vec<Pod>,
     pub sync: Process,
-    binaries: Binaries,
-    feed: Feed,
-    logs: PathBuf,
+    commands: Commands,
     data: tempfile::TempDir,
 }
 
@@ -207,10 +232,12 @@ impl Pair {
             .map(|number| Pod::new(number, binaries, &feed.definition, data.path(), logs, options.query))
             .collect::<Result<Vec<_>>>()?;
         let http = format!("127.0.0.1:{}", wait::free_port()?);
-        let mut arguments = sync_arguments("run", feed, &pods);
+        let addresses: Vec<String> = pods.iter().map(|pod| pod.grpc.clone()).collect();
+        let mut arguments = sync_arguments("run", feed, &addresses);
         arguments.extend(["--http-listen", &http].iter().chain(options.sync).map(|argument| (*argument).to_owned()));
         let sync = Process::new("sync", &binaries.sync, logs, &http, arguments);
-        Ok(Self { pods, sync, binaries: binaries.clone(), feed: feed.clone(), logs: logs.into(), data })
+        let commands = Commands { sync: binaries.sync.clone(), feed: feed.clone(), pods: addresses, logs: logs.into() };
+        Ok(Self { pods, sync, commands, data })
     }
 
     pub fn data(&self) -> &Path {
@@ -227,18 +254,12 @@ impl Pair {
 
     /// Runs `bitdex-sync COMMAND` to its end, and gives what it printed.
     pub async fn command(&self, command: &str) -> Result<String> {
-        let log = self.logs.join(format!("sync-{command}.log"));
-        let mut run = Command::new(&self.binaries.sync);
-        run.args(sync_arguments(command, &self.feed, &self.pods)).stdin(Stdio::null());
-        run.stdout(File::create(&log)?).stderr(File::options().append(true).open(&log)?);
-        let name = format!("bitdex-sync {command}");
-        let mut process = Guarded::spawn(&name, &mut run, Signal::TERM, STOP_LIMIT)?;
-        let status = process.wait(Duration::from_secs(3_600)).await?;
-        let printed = std::fs::read_to_string(&log).unwrap_or_default();
-        if !status.success() {
-            bail!("{name} ended with {status}:\n{}", folders::tail(&log, TAIL));
-        }
-        Ok(printed)
+        self.commands.run(command, &[]).await
+    }
+
+    /// To run commands beside the pair.
+    pub fn commands(&self) -> Commands {
+        self.commands.clone()
     }
 
     /// An error where a process that should run has ended.
@@ -271,8 +292,7 @@ impl Pair {
     }
 }
 
-fn sync_arguments(command: &str, feed: &Feed, pods: &[Pod]) -> Vec<String> {
-    let pods: Vec<&str> = pods.iter().map(Pod::grpc).collect();
+fn sync_arguments(command: &str, feed: &Feed, pods: &[String]) -> Vec<String> {
     let mut arguments = vec![command.to_owned()];
     let mut add = |name: &str, value: &str| arguments.extend([name.to_owned(), value.to_owned()]);
     add("--definition", &feed.definition.display().to_string());
