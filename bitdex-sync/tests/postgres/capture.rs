@@ -3,8 +3,10 @@
 use std::time::{Duration, Instant};
 
 use crate::common::{Collect, Follower, SHOP_TABLES, TestDatabase, execute, shop, text};
+use bitdex_proto::snapshot::PgCursor;
 use bitdex_sync::{
     capture::{Cleanup, Consumer, HistoryError, PollError, Request},
+    load::{LoadError, Loader, Progress},
     postgres::Purpose,
 };
 
@@ -472,6 +474,37 @@ async fn external_ops_from_before_a_load_follow_it() {
     let ops = follower.poll(&definition).await;
     assert!(ops.len() == 1 && ops[0].contains("Int(2)"), "{ops:?}");
     assert!(!consumer.knows(&mut connection, &"1:1:|another".parse().unwrap()).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_load_says_from_where_external_ops_follow() {
+    let (database, mut app) = TestDatabase::with_schema(SHOP_TABLES).await;
+    let definition = shop();
+    database.set_up(&definition).await;
+    let follower = Follower::new(&database, &definition).await;
+    // Nobody listens there: what the load begins with is in the consumer's row before it is sent.
+    let client = bitdex_proto::client::IngestClient::new(vec!["127.0.0.1:1".into()]).unwrap();
+    let loader = Loader {
+        definition: definition.clone(),
+        database: database.database.clone(),
+        client: client.into(),
+        consumer: Consumer::new("shop", "test"),
+        connections: 1,
+        rows_per_part: 1,
+    };
+    let another = PgCursor { token: "another".into(), ..follower.cursor.clone() };
+    let unfinished = PgCursor { external: Some("7:7:".parse().unwrap()), ..follower.cursor.clone() };
+    for (before, expected) in [
+        (None, "1:1:".to_owned()),
+        (Some(another), "1:1:".to_owned()),
+        (Some(follower.cursor.clone()), follower.cursor.snapshot.to_string()),
+        (Some(unfinished), "7:7:".to_owned()),
+    ] {
+        let error = loader.load(None, before, &Progress::new(false, None)).await.unwrap_err();
+        assert!(matches!(error, LoadError::Query(_)), "{error}");
+        let cursor: PgCursor = text(&mut app, "SELECT cursor FROM bitdex_shop.consumers").await.parse().unwrap();
+        assert_eq!(cursor.external.map(|external| external.to_string()), Some(expected));
+    }
 }
 
 #[tokio::test]
