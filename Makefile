@@ -29,7 +29,7 @@ test: lint ## every kind of test at reduced counts; prints the seed and the coun
 test-long: lint ## the same at full counts
 	@echo "BITDEX_TEST_SEED=$(BITDEX_TEST_SEED)"
 	@mkdir -p target
-	@status=0; BITDEX_TEST_LONG=1 cargo test --release --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
+	@status=0; BITDEX_TEST_LONG=1 BITDEX_TEST_SCALE=40 cargo test --release --workspace --no-fail-fast 2>&1 | tee target/test.log || status=$$?; \
 	.ci/summary target/test.log; exit $$status
 
 .PHONY: e2e
