@@ -4,7 +4,7 @@
 //!
 //! - A record that was acknowledged is there, whole, after any crash; none is there twice; sequence numbers are
 //!   consecutive and never go back.
-//! - Nothing above the durable [`frontier`](mapping) is ever given to a follower.
+//! - Nothing above the durable [frontier](crate::mapping::frontier) is ever given to a follower.
 //! - Bytes above the last durable mark may be torn, and are then left out; a bad frame below it is refused by name
 //!   ([`Error::Damaged`]), never skipped.
 //! - A segment belongs to one epoch. A new writer starts its own, whose header names where the one before ends; what
@@ -18,7 +18,6 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod frame;
-pub mod mapping;
 pub mod reader;
 pub mod segment;
 #[cfg(test)]

@@ -11,11 +11,11 @@ use super::{
     disk::{Disk, RealDisk, publish},
     faults::{EIO, ENOSPC, FaultyDisk},
     frame::FRAME_HEADER,
-    mapping::{self, Frontier},
     reader::{Followed, LogEnd, LogReader},
     segment::{SEGMENT_HEADER, SegmentEnd, segment_path},
     writer::{LogOptions, LogWriter},
 };
+use crate::mapping::{Frontier, frontier};
 
 const STORE: u128 = 77;
 
@@ -31,7 +31,7 @@ impl Store {
     fn on(disk: Arc<dyn Disk>) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("FRONTIER");
-        publish(&RealDisk, &path, &mapping::initial()).unwrap();
+        publish(&RealDisk, &path, &frontier::initial()).unwrap();
         Self {
             disk,
             frontier: Arc::new(Frontier::open(&path, true).unwrap()),

@@ -10,10 +10,10 @@ use super::{
     Error, Result,
     disk::{Disk, DiskFile, publish, write_all},
     frame,
-    mapping::Frontier,
     reader::LogEnd,
     segment::{SEGMENT_HEADER, SegmentEnd, SegmentHeader, segment_path},
 };
+use crate::mapping::Frontier;
 
 /// What stays the same over a writer's segments.
 #[derive(Debug, Clone)]

@@ -13,10 +13,12 @@ use rand_chacha::ChaCha8Rng;
 use wire::record::Kind;
 
 use super::*;
-use crate::log::{
-    faults::{EIO, ENOSPC, FaultyDisk},
+use crate::{
+    log::{
+        faults::{EIO, ENOSPC, FaultyDisk},
+        segment::segment_number,
+    },
     mapping::Frontier,
-    segment::segment_number,
 };
 
 const SECOND: Duration = Duration::from_secs(1);

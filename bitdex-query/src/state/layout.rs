@@ -6,6 +6,13 @@ use std::sync::Arc;
 
 use bitdex_proto::schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, Origin, Path, Schema, SourceId, SourceKind};
 
+use crate::segment::Spec;
+
+/// Where a row stands: a source (its number), an external field (number of sources + its number), or a hop (number of
+/// sources + number of the schema's fields + its position in [`Layout::hops`]): there the key is the column's value, and
+/// the row holds the keys of the lookup's rows, ascending.
+pub(crate) type Place = u16;
+
 #[derive(Debug)]
 pub(crate) struct Layout {
     pub(crate) schema: Arc<Schema>,
@@ -101,5 +108,35 @@ impl Layout {
     /// Whether a change of a row with this key concerns the document of that id, and no other.
     pub(crate) fn is_of_document(&self, source: SourceId) -> bool {
         source == DOCUMENT_SOURCE || !matches!(self.schema.sources[source].kind, SourceKind::Lookup { .. })
+    }
+}
+
+impl Layout {
+    /// How fields are indexed, and how many slots documents have.
+    pub(crate) fn spec(&self) -> &Spec {
+        todo!("state")
+    }
+
+    /// Number of the places keyed by document among all places, in the order of their numbers.
+    pub(crate) fn slot(&self, _place: Place) -> Option<usize> {
+        todo!("state")
+    }
+
+    /// The place of a slot.
+    pub(crate) fn place(&self, _slot: usize) -> Place {
+        todo!("state")
+    }
+
+    pub(crate) fn external(&self, _field: FieldId) -> Place {
+        todo!("state")
+    }
+
+    pub(crate) fn hop_place(&self, _hop: usize) -> Place {
+        todo!("state")
+    }
+
+    /// Number of all places.
+    pub(crate) fn places(&self) -> usize {
+        todo!("state")
     }
 }

@@ -1,39 +1,34 @@
 //! Everything the log says, as one persistent value: [`State::apply`] is a pure function of the state and a record, a
 //! clone costs a few reference counts, and a clone never changes under whoever holds it.
 //!
-//! It holds source rows as they arrived and, computed from them, the present documents and an index of each field that
-//! can be filtered or sorted by. While a load is under way only source rows are kept; its end computes the rest at
-//! once.
+//! A state is a view over layers (see `docs/store.md`): mapped files, a frozen and an active layer in memory.
 
 mod apply;
 mod checkpoint;
-mod compute;
-mod encode;
-mod index;
-mod layout;
-mod postings;
-mod rows;
+pub(crate) mod compute;
+pub(crate) mod encode;
+mod files;
+pub(crate) mod layer;
+pub(crate) mod layout;
 #[cfg(test)]
 pub(crate) mod tests;
+mod view;
 
 use std::{fmt, sync::Arc};
 
 use bitdex_proto::{
-    ops::Op,
-    schema::{FieldId, KEY_FIELD, Schema},
-    value::FieldValue,
+    schema::{KEY_FIELD, Schema},
     wire,
 };
 use bytes::Bytes;
-use imbl::{OrdMap, Vector};
-use roaring::RoaringBitmap;
+use imbl::OrdMap;
 
-pub use checkpoint::CheckpointError;
-pub(crate) use index::{Bounds, FieldIndex};
-pub(crate) use postings::Postings;
+pub use checkpoint::{Flushed, write_checkpoint};
+pub use files::Files;
+pub(crate) use view::{ColumnView, DocumentView, Operand};
 
+use layer::Layer;
 use layout::Layout;
-use rows::Rows;
 
 /// The session source whose cursor a load sets, and without which nothing is served.
 pub const POSTGRES: &str = "postgres";
@@ -41,9 +36,6 @@ pub const POSTGRES: &str = "postgres";
 pub const CLICKHOUSE: &str = "clickhouse";
 /// Changes behind a batch above which a Postgres transaction may show in part.
 const CATCHING_UP: u64 = 100_000;
-
-/// The values of one document: one for each field of the schema (and a few more, of the state's own).
-pub(crate) type Document = Arc<[FieldValue]>;
 
 /// An unfinished load.
 #[derive(Debug, Clone, PartialEq)]
@@ -80,32 +72,61 @@ struct Loading {
     progress: LoadProgress,
 }
 
-/// One version of the index.
-#[derive(Clone)]
-pub struct State {
-    layout: Arc<Layout>,
+/// What a state is besides its layers; stands in a checkpoint's header.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Header {
     sequence: u64,
     store: Arc<str>,
     generation: u64,
     feeds: OrdMap<String, Feed>,
     loading: Option<Arc<Loading>>,
     loaded: bool,
-    rows: Rows,
-    /// Field ops that arrived during a load from its first query op on: that one has to see documents.
-    deferred: Vector<Op>,
-    documents: OrdMap<u32, Document>,
-    present: Arc<RoaringBitmap>,
-    /// By field of the layout; empty for those that have no index.
-    indexes: Vec<FieldIndex>,
-    documents_hash: u128,
+    /// Present documents.
+    documents: u64,
+    /// Sum of the hashes of all rows.
+    hash: u128,
+}
+
+/// A layer that changes no more, with the header as it stood then, and the files below.
+#[derive(Debug)]
+pub struct Frozen {
+    pub(crate) header: Header,
+    pub(crate) layer: Layer,
+    pub(crate) below: Arc<Files>,
+    pub(crate) layout: Arc<Layout>,
+}
+
+impl Frozen {
+    /// Of the record that froze it.
+    pub fn sequence(&self) -> u64 {
+        self.header.sequence
+    }
+}
+
+/// How much the active layer holds.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Unflushed {
+    pub rows: u64,
+    /// Estimated bytes of heap.
+    pub bytes: u64,
+}
+
+/// One version of the index.
+#[derive(Clone)]
+pub struct State {
+    layout: Arc<Layout>,
+    header: Header,
+    files: Arc<Files>,
+    frozen: Option<Arc<Frozen>>,
+    active: Layer,
 }
 
 impl fmt::Debug for State {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("State")
-            .field("store", &self.store)
-            .field("generation", &self.generation)
-            .field("sequence", &self.sequence)
+            .field("store", &self.header.store)
+            .field("generation", &self.header.generation)
+            .field("sequence", &self.header.sequence)
             .field("documents", &self.documents())
             .finish_non_exhaustive()
     }
@@ -113,23 +134,36 @@ impl fmt::Debug for State {
 
 impl State {
     /// The state before the genesis record.
-    pub fn new(schema: Arc<Schema>) -> Self {
-        let layout = Layout::new(schema);
-        Self {
-            sequence: 0,
-            store: "".into(),
-            generation: 0,
-            feeds: OrdMap::new(),
-            loading: None,
-            loaded: false,
-            rows: Rows::new(&layout),
-            deferred: Vector::new(),
-            documents: OrdMap::new(),
-            present: Arc::default(),
-            indexes: vec![FieldIndex::default(); layout.fields.len()],
-            documents_hash: 0,
-            layout: Arc::new(layout),
-        }
+    pub fn new(_schema: Arc<Schema>) -> Self {
+        todo!("state")
+    }
+
+    /// The state of the files' checkpoint.
+    pub fn open(_files: Arc<Files>) -> crate::log::Result<Self> {
+        todo!("state")
+    }
+
+    /// Looks through newer files of the same store from now on. Drops the frozen layer where their checkpoint has taken
+    /// it in. Says the same as before.
+    pub fn adopt(&mut self, _files: Arc<Files>) -> crate::log::Result<()> {
+        todo!("state")
+    }
+
+    pub(crate) fn files(&self) -> &Arc<Files> {
+        &self.files
+    }
+
+    pub(crate) fn layout(&self) -> &Arc<Layout> {
+        &self.layout
+    }
+
+    /// What waits to be written to a checkpoint, since the last `Freeze`.
+    pub fn frozen(&self) -> Option<&Arc<Frozen>> {
+        self.frozen.as_ref()
+    }
+
+    pub fn unflushed(&self) -> Unflushed {
+        todo!("state")
     }
 
     pub fn schema(&self) -> &Arc<Schema> {
@@ -138,50 +172,50 @@ impl State {
 
     /// Sequence number of the last record applied; 0 before the first.
     pub fn sequence(&self) -> u64 {
-        self.sequence
+        self.header.sequence
     }
 
     /// Id of the store; empty before the genesis record.
     pub fn store(&self) -> &str {
-        &self.store
+        &self.header.store
     }
 
     /// Set by each load; 0 before the first.
     pub fn generation(&self) -> u64 {
-        self.generation
+        self.header.generation
     }
 
     /// Upstream cursor of a session source; empty where there is none.
     pub fn cursor(&self, source: &str) -> Bytes {
-        self.feeds.get(source).map(|feed| feed.cursor.clone()).unwrap_or_default()
+        self.header.feeds.get(source).map(|feed| feed.cursor.clone()).unwrap_or_default()
     }
 
     /// All cursors, by source name ascending.
     pub fn cursors(&self) -> Vec<(String, Bytes)> {
-        self.feeds.iter().map(|(source, feed)| (source.clone(), feed.cursor.clone())).collect()
+        self.header.feeds.iter().map(|(source, feed)| (source.clone(), feed.cursor.clone())).collect()
     }
 
     /// Whether the source has caught up once since the load.
     pub fn is_caught_up(&self, source: &str) -> bool {
-        self.feeds.get(source).is_some_and(|feed| feed.caught_up)
+        self.header.feeds.get(source).is_some_and(|feed| feed.caught_up)
     }
 
     /// The unfinished load, where there is one.
     pub fn load(&self) -> Option<LoadProgress> {
-        self.loading.as_ref().map(|loading| loading.progress.clone())
+        self.header.loading.as_ref().map(|loading| loading.progress.clone())
     }
 
     /// Whether a load is complete, and no other has begun since.
     pub fn is_loaded(&self) -> bool {
-        self.loaded
+        self.header.loaded
     }
 
     /// Ready: loaded, caught up with Postgres once since then, and with ClickHouse where the definition has metrics.
     pub fn readiness(&self) -> Readiness {
-        let progress = if let Some(loading) = &self.loading {
+        let progress = if let Some(loading) = &self.header.loading {
             let LoadProgress { parts, done, rows, .. } = &loading.progress;
             format!("loading: {} of {} parts, {rows} rows", done.len(), parts.len())
-        } else if !self.loaded {
+        } else if !self.header.loaded {
             "waiting for the first load".into()
         } else if !self.is_caught_up(POSTGRES) {
             "loaded; waiting to catch up with postgres".into()
@@ -195,31 +229,21 @@ impl State {
 
     /// Whether the last batch from Postgres had more than 100 000 changes behind it.
     pub fn catching_up(&self) -> bool {
-        self.feeds.get(POSTGRES).is_some_and(|feed| feed.backlog > CATCHING_UP)
+        self.header.feeds.get(POSTGRES).is_some_and(|feed| feed.backlog > CATCHING_UP)
     }
 
     /// Number of documents present, pending ones included.
     pub fn documents(&self) -> u64 {
-        self.present.len()
+        self.header.documents
     }
 
-    /// Order-independent hash over source rows and documents; equal on every process at one sequence number.
+    /// Order-independent hash over all rows; equal on every process at one sequence number.
     pub fn hash(&self) -> u128 {
-        self.rows.hash().wrapping_add(self.documents_hash)
+        self.header.hash
     }
 
-    /// The values of a present document: at least one for each field of the schema.
-    pub(crate) fn document(&self, id: u32) -> Option<&Document> {
-        self.documents.get(&id)
-    }
-
-    pub(crate) fn present(&self) -> &RoaringBitmap {
-        &self.present
-    }
-
-    /// The index of a field; `None` where it has none: the key, whose index is [`State::present`], and fields that can
-    /// be neither filtered nor sorted by.
-    pub(crate) fn index(&self, field: FieldId) -> Option<&FieldIndex> {
-        (field != KEY_FIELD && self.layout.fields[field].indexed).then(|| &self.indexes[field])
+    /// Whether the row of (place, key) is there, and its bytes; looks through all layers.
+    pub(crate) fn row(&self, _place: layout::Place, _key: i64) -> crate::log::Result<Option<&[u8]>> {
+        todo!("state")
     }
 }

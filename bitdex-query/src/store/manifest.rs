@@ -30,6 +30,40 @@ pub struct Manifest {
     pub first_segment: u64,
     pub next_sequence: u64,
     pub checkpoint: Option<CheckpointRef>,
+    /// By number, ascending.
+    pub segments: Vec<SegmentRef>,
+    /// By source, ascending.
+    pub tables: Vec<TableRef>,
+    /// Files of an unfinished load, in the order in which their rows came.
+    pub staged: Vec<String>,
+    /// The next generation's base, under way or complete.
+    pub prepared: Option<Prepared>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SegmentRef {
+    pub number: u32,
+    pub file: String,
+    /// It has taken in all changes up to this sequence number.
+    pub sequence: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TableRef {
+    /// The lookup.
+    pub source: usize,
+    pub file: String,
+    pub sequence: u64,
+}
+
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Prepared {
+    pub generation: u64,
+    /// Of the `Freeze` that staged the load's last rows.
+    pub sequence: u64,
+    pub segments: Vec<SegmentRef>,
+    pub tables: Vec<TableRef>,
+    pub complete: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -124,6 +158,10 @@ impl Manifest {
                     0 => Err("next_sequence".into()),
                     next => Ok(next),
                 })?,
+                segments: Vec::new(),
+                tables: Vec::new(),
+                staged: Vec::new(),
+                prepared: None,
                 checkpoint: value("checkpoint").ok().map(CheckpointRef::parse).transpose()?,
             })
         };
@@ -157,6 +195,10 @@ mod tests {
             first_segment: 7,
             next_sequence: 1234,
             checkpoint: Some(CheckpointRef { file: "checkpoint-1233.ckpt".into(), sequence: 1233, generation: 2 }),
+            segments: Vec::new(),
+            tables: Vec::new(),
+            staged: Vec::new(),
+            prepared: None,
         }
     }
 

@@ -14,8 +14,8 @@
 //! Every file but FRONTIER is written under a temporary name, synced and renamed, or only appended to; none is changed
 //! or shortened in place.
 
-pub mod checkpoint;
 pub mod manifest;
+pub mod pack;
 
 use std::{
     fs, io,

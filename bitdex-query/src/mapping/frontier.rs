@@ -21,7 +21,7 @@ use std::{
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use super::{Error, Result};
+use crate::log::{Error, Result};
 
 const MAGIC: &[u8; 8] = b"BITDEXFR";
 const WORD: usize = 8;
