@@ -4,6 +4,7 @@
 mod catalog;
 mod clickhouse;
 mod expressions;
+mod fan_out;
 mod indexes;
 mod types;
 
@@ -98,6 +99,7 @@ pub async fn check_postgres(definition: &Definition, connection: &mut PgConnecti
             .with_context(|| format!("the expressions over {table} cannot be checked"))?;
         indexes::check(connection, source, &found, &mut findings).await?;
     }
+    fan_out::check(definition, connection, &mut findings).await.context("the statistics of keys cannot be read")?;
     findings.sort();
     Ok(findings)
 }

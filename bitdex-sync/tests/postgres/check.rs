@@ -122,3 +122,29 @@ async fn digits_that_postgres_does_not_limit_are_a_warning() {
     let found = check_postgres(&definition, &mut session).await.unwrap();
     assert_eq!((found.count(Severity::Error), found.count(Severity::Warning)), (0, 1));
 }
+
+#[tokio::test]
+async fn a_lookup_that_moves_too_many_documents_in_an_order_is_a_warning() {
+    let (database, mut connection) = TestDatabase::with_schema(SHOP_TABLES).await;
+    execute(&mut connection, "INSERT INTO category VALUES (1, 'one'), (2, 'two')").await;
+    execute(
+        &mut connection,
+        "INSERT INTO product (id, title, category_id)
+         SELECT n, 'x', CASE WHEN n % 10 = 0 THEN 2 ELSE 1 END FROM generate_series(1, 300000) n",
+    )
+    .await;
+    execute(&mut connection, "ANALYZE product, category").await;
+    // Only filtered by: moved as sets.
+    assert_eq!(findings(&database, SHOP).await, Vec::<String>::new());
+    let sorted = SHOP.replace("name: { type: string, filter: true }", "name: { type: string, sort: true }");
+    assert_ne!(sorted, SHOP);
+    let found = findings(&database, &sorted).await;
+    let line = format!("line {}: warning: field name", line_of(&sorted, "category: {"));
+    assert!(
+        matches!(found.as_slice(), [one] if one.starts_with(&line) && one.contains("lookup category")),
+        "{found:?}"
+    );
+    // The most used row, not the average one.
+    let documents: f64 = found[0].split("about ").nth(1).unwrap().split(' ').next().unwrap().parse().unwrap();
+    assert!((262_000.0..=278_000.0).contains(&documents), "{documents}");
+}
