@@ -101,6 +101,16 @@ impl Frozen {
     pub fn sequence(&self) -> u64 {
         self.header.sequence
     }
+
+    /// Whether a load was under way at that record.
+    pub(crate) fn is_loading(&self) -> bool {
+        self.header.loading.is_some()
+    }
+
+    /// Estimated bytes of heap.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.layer.bytes
+    }
 }
 
 /// How much the active layer holds.
@@ -203,6 +213,16 @@ impl State {
     /// The unfinished load, where there is one.
     pub fn load(&self) -> Option<LoadProgress> {
         self.header.loading.as_ref().map(|loading| loading.progress.clone())
+    }
+
+    pub(crate) fn is_loading(&self) -> bool {
+        self.header.loading.is_some()
+    }
+
+    /// Bytes of a load's rows that stand in memory: in the active layer, and in the frozen one.
+    pub(crate) fn staged_bytes(&self) -> (u64, u64) {
+        let frozen = self.frozen.as_ref().map_or(0, |frozen| frozen.layer.staged.bytes());
+        (self.active.staged.bytes(), frozen)
     }
 
     /// Whether a load is complete, and no other has begun since.
