@@ -1,10 +1,20 @@
 //! The checkpoint file: the header, and what changed since the base.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    path::Path,
+    sync::{Arc, atomic::AtomicBool},
+};
 
-use super::Frozen;
+use bitdex_proto::schema::FieldId;
+
+use super::{Frozen, Header, layout::Layout};
 use crate::{
     log::{Result, disk::Disk},
+    segment::{
+        columns::SparseColumn,
+        postings::{Postings, Role},
+        table::Table,
+    },
     store::{Folder, manifest::CheckpointRef},
 };
 
@@ -27,4 +37,38 @@ pub fn write_checkpoint(
     _cancel: &AtomicBool,
 ) -> Result<Flushed> {
     todo!("checkpoint")
+}
+
+/// An open checkpoint.
+#[derive(Debug)]
+pub(crate) struct Checkpoint {}
+
+impl Checkpoint {
+    pub(crate) fn open(_path: &Path, _store: u128, _layout: &Layout) -> Result<Option<Self>> {
+        todo!("checkpoint")
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        todo!("checkpoint")
+    }
+
+    pub(crate) fn header(&self) -> &Header {
+        todo!("checkpoint")
+    }
+
+    pub(crate) fn sequence(&self) -> u64 {
+        self.header().sequence
+    }
+
+    pub(crate) fn rows(&self) -> &Table {
+        todo!("checkpoint")
+    }
+
+    pub(crate) fn sets(&self, _role: Role, _field: FieldId) -> Option<&Postings> {
+        todo!("checkpoint")
+    }
+
+    pub(crate) fn column(&self, _field: FieldId) -> Option<&SparseColumn> {
+        todo!("checkpoint")
+    }
 }

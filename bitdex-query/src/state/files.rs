@@ -1,75 +1,394 @@
-//! What a manifest names, opened.
+//! What a manifest names, opened: the base and the checkpoint of a version.
 
-use std::{path::Path, sync::Arc};
-
-use bitdex_proto::schema::Schema;
-
-use super::layout::Layout;
-use crate::{
-    log::Result,
-    segment::{segment::Segment, table::Table},
-    store::{Folder, manifest::Manifest},
+use std::{
+    path::{Path, PathBuf},
+    sync::Arc,
 };
+
+use bitdex_proto::schema::{FieldId, Schema};
+
+use super::{
+    checkpoint::Checkpoint,
+    layout::{Layout, Place},
+};
+use crate::{
+    log::{Error, Result},
+    segment::{SEGMENT_BITS, columns::SparseColumn, documents::Slots, segment::Segment, table::Table},
+    store::{
+        Folder,
+        manifest::{Manifest, SegmentRef, TableRef},
+        pack::{Pack, PackKind},
+    },
+};
+
+/// Numbers of segments lie below this one.
+const SEGMENTS: u32 = 1 << (u32::BITS - SEGMENT_BITS);
 
 /// The mapped layers of a version: base and checkpoint.
 #[derive(Debug)]
-pub struct Files {}
+pub struct Files {
+    layout: Arc<Layout>,
+    folder: PathBuf,
+    segments: Vec<Arc<Segment>>,
+    /// By number: its position in `segments`, plus one; 0: there is none.
+    positions: Vec<u16>,
+    /// By source.
+    tables: Vec<Option<Arc<TableFile>>>,
+    checkpoint: Option<Arc<Checkpoint>>,
+    staged: Vec<PathBuf>,
+}
+
+/// Rows of a lookup and of its hops.
+#[derive(Debug)]
+struct TableFile {
+    pack: Arc<Pack>,
+    table: Table,
+    sequence: u64,
+}
 
 impl Files {
     /// No files at all.
-    pub fn none(_schema: Arc<Schema>) -> Arc<Self> {
-        todo!("files")
+    pub fn none(schema: Arc<Schema>) -> Arc<Self> {
+        let layout = Arc::new(Layout::new(schema));
+        Arc::new(Self::empty(layout, PathBuf::new()))
+    }
+
+    fn empty(layout: Arc<Layout>, folder: PathBuf) -> Self {
+        let tables = layout.schema.sources.iter().map(|_| None).collect();
+        Self {
+            layout,
+            folder,
+            segments: Vec::new(),
+            positions: Vec::new(),
+            tables,
+            checkpoint: None,
+            staged: Vec::new(),
+        }
     }
 
     /// Maps all files that the manifest names. `None` where one is gone, which means that there is a newer manifest.
     /// Files that `previous` has open are taken over from it.
     pub fn open(
-        _folder: &Folder,
-        _manifest: &Manifest,
-        _schema: &Arc<Schema>,
-        _previous: Option<&Arc<Self>>,
+        folder: &Folder,
+        manifest: &Manifest,
+        schema: &Arc<Schema>,
+        previous: Option<&Arc<Self>>,
     ) -> Result<Option<Arc<Self>>> {
-        todo!("files")
+        let mut opening = Opening::new(folder, manifest, schema, previous.map(|files| &**files));
+        if !opening.base(&manifest.segments, &manifest.tables)? {
+            return Ok(None);
+        }
+        let mut files = opening.files;
+        if let Some(named) = &manifest.checkpoint {
+            let path = folder.named(&named.file);
+            let shared = previous.and_then(|files| files.checkpoint.as_ref()).filter(|shared| shared.path() == path);
+            let checkpoint = match shared {
+                Some(shared) => shared.clone(),
+                None => match Checkpoint::open(&path, manifest.store, &files.layout)? {
+                    Some(checkpoint) => Arc::new(checkpoint),
+                    None => return Ok(None),
+                },
+            };
+            if checkpoint.sequence() != named.sequence {
+                return Err(differs(&path, "a checkpoint of another record"));
+            }
+            files.checkpoint = Some(checkpoint);
+        }
+        files.staged = manifest.staged.iter().map(|name| folder.named(name)).collect();
+        Ok(Some(Arc::new(files)))
     }
 
     /// The base that a build prepared, once it is complete: no checkpoint, no header.
-    pub fn open_prepared(
-        _folder: &Folder,
-        _manifest: &Manifest,
-        _schema: &Arc<Schema>,
-    ) -> Result<Option<Arc<Self>>> {
-        todo!("files")
+    pub fn open_prepared(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Option<Arc<Self>>> {
+        let Some(prepared) = manifest.prepared.as_ref().filter(|prepared| prepared.complete) else { return Ok(None) };
+        let mut opening = Opening::new(folder, manifest, schema, None);
+        let whole = opening.base(&prepared.segments, &prepared.tables)?;
+        Ok(whole.then(|| Arc::new(opening.files)))
     }
 
     pub(crate) fn layout(&self) -> &Arc<Layout> {
-        todo!("files")
+        &self.layout
     }
 
     /// Sequence number of the checkpoint; 0: there is none.
     pub fn sequence(&self) -> u64 {
-        todo!("files")
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence())
+    }
+
+    pub(crate) fn checkpoint(&self) -> Option<&Checkpoint> {
+        self.checkpoint.as_deref()
     }
 
     /// By number, ascending.
     pub(crate) fn segments(&self) -> &[Arc<Segment>] {
-        todo!("files")
+        &self.segments
     }
 
-    pub(crate) fn segment(&self, _number: u32) -> Option<&Arc<Segment>> {
-        todo!("files")
+    /// Where a segment stands in [`Files::segments`].
+    pub(crate) fn position(&self, number: u32) -> Option<usize> {
+        match self.positions.get(number as usize) {
+            None | Some(0) => None,
+            Some(position) => Some(usize::from(*position) - 1),
+        }
+    }
+
+    pub(crate) fn segment(&self, number: u32) -> Option<&Arc<Segment>> {
+        self.segments.get(self.position(number)?)
     }
 
     /// Rows of a lookup and of its hops.
-    pub(crate) fn table(&self, _source: usize) -> Option<&Table> {
-        todo!("files")
+    pub(crate) fn table(&self, source: usize) -> Option<&Table> {
+        self.tables.get(source)?.as_ref().map(|file| &file.table)
+    }
+
+    /// The record up to which a lookup's table has taken in changes.
+    pub(crate) fn table_sequence(&self, source: usize) -> Option<u64> {
+        self.tables.get(source)?.as_ref().map(|file| file.sequence)
     }
 
     /// Names of the staged files of an unfinished load, in the order in which their rows came.
-    pub(crate) fn staged(&self) -> &[std::path::PathBuf] {
-        todo!("files")
+    pub(crate) fn staged(&self) -> &[PathBuf] {
+        &self.staged
     }
 
     pub(crate) fn folder(&self) -> &Path {
-        todo!("files")
+        &self.folder
     }
+
+    /// The lookup in whose table the rows of a place are; `None`: in segments.
+    pub(crate) fn table_of(&self, place: Place) -> Option<usize> {
+        if self.layout.slot(place).is_some() {
+            return None;
+        }
+        let (place, sources) = (usize::from(place), self.layout.schema.sources.len());
+        if place < sources {
+            return Some(place);
+        }
+        let hop = place.checked_sub(sources + self.layout.schema.fields.len())?;
+        self.layout.hops.get(hop).map(|(source, _)| *source)
+    }
+
+    /// What the files say of a row. `None`: nothing. `Some(None)`: that it is gone.
+    pub(crate) fn row(&self, place: Place, key: i64) -> Result<Option<Option<&[u8]>>> {
+        if let Some(checkpoint) = self.checkpoint()
+            && let Some(row) = checkpoint.rows().get(place, key)?
+        {
+            return Ok(Some(row));
+        }
+        self.base_row(place, key)
+    }
+
+    /// As [`Files::row`], without the checkpoint.
+    pub(crate) fn base_row(&self, place: Place, key: i64) -> Result<Option<Option<&[u8]>>> {
+        match self.layout.slot(place) {
+            Some(slot) => {
+                let Ok(id) = u32::try_from(key) else { return Ok(None) };
+                let Some(segment) = self.segment(id >> SEGMENT_BITS) else { return Ok(None) };
+                Ok(segment.documents().slot(id, slot)?.map(Some))
+            }
+            None => match self.table_of(place).and_then(|source| self.table(source)) {
+                Some(table) => table.get(place, key),
+                None => Ok(None),
+            },
+        }
+    }
+
+    /// The rows of all places of a document, the checkpoint's before the base's. `None`: there is none.
+    pub(crate) fn slots(&self, id: u32) -> Result<Option<Slots<'_>>> {
+        let base = match self.segment(id >> SEGMENT_BITS) {
+            Some(segment) => segment.documents().get(id)?,
+            None => None,
+        };
+        let Some(checkpoint) = self.checkpoint().filter(|checkpoint| !checkpoint.rows().is_empty()) else {
+            return Ok(base);
+        };
+        let slots = self.layout.spec().slots;
+        let mut rows = base.unwrap_or_default();
+        rows.resize(slots, None);
+        for (slot, row) in rows.iter_mut().enumerate() {
+            if let Some(newer) = checkpoint.rows().get(self.layout.place(slot), id.into())? {
+                *row = newer;
+            }
+        }
+        Ok(rows.iter().any(Option::is_some).then_some(rows))
+    }
+
+    /// The rows of a place with keys from `first` to `last`, ascending.
+    pub(crate) fn rows(&self, place: Place, first: i64, last: i64) -> Result<Rows<'_>> {
+        let base = match self.layout.slot(place) {
+            Some(slot) => Base::Documents {
+                slot,
+                next: u32::try_from(first.max(0)).ok(),
+                last: u32::try_from(last.min(u32::MAX.into())).ok(),
+            },
+            None => match self.table_of(place).and_then(|source| self.table(source)) {
+                Some(table) => Base::Table { table, range: table.range(place, first, last)? },
+                None => Base::Documents { slot: 0, next: None, last: None },
+            },
+        };
+        let checkpoint = match self.checkpoint() {
+            Some(checkpoint) => Some((checkpoint.rows(), checkpoint.rows().range(place, first, last)?)),
+            None => None,
+        };
+        Ok(Rows { files: self, base, checkpoint, base_head: None, checkpoint_head: None })
+    }
+
+    /// Overrides of a column; `None` where there are none.
+    pub(crate) fn overrides(&self, field: FieldId) -> Option<&SparseColumn> {
+        self.checkpoint()?.column(field)
+    }
+}
+
+/// See [`Files::rows`].
+#[derive(Debug)]
+pub(crate) struct Rows<'f> {
+    files: &'f Files,
+    base: Base<'f>,
+    checkpoint: Option<(&'f Table, std::ops::Range<usize>)>,
+    base_head: Option<(i64, &'f [u8])>,
+    checkpoint_head: Option<(i64, Option<&'f [u8]>)>,
+}
+
+#[derive(Debug)]
+enum Base<'f> {
+    Documents { slot: usize, next: Option<u32>, last: Option<u32> },
+    Table { table: &'f Table, range: std::ops::Range<usize> },
+}
+
+impl<'f> Base<'f> {
+    fn next(&mut self, files: &'f Files) -> Result<Option<(i64, &'f [u8])>> {
+        match self {
+            Self::Table { table, range } => {
+                for position in range {
+                    if let (key, Some(row)) = table.at(position)? {
+                        return Ok(Some((key, row)));
+                    }
+                }
+                Ok(None)
+            }
+            Self::Documents { slot, next, last } => {
+                while let (Some(from), Some(last)) = (*next, *last)
+                    && from <= last
+                {
+                    let number = from >> SEGMENT_BITS;
+                    let at = files.segments.partition_point(|segment| segment.number() < number);
+                    let Some(segment) = files.segments.get(at) else { break };
+                    let start = from.max(segment.number() << SEGMENT_BITS);
+                    let Some(id) = segment.documents().next(start)? else {
+                        *next = segment
+                            .number()
+                            .checked_add(1)
+                            .filter(|next| *next < SEGMENTS)
+                            .map(|next| next << SEGMENT_BITS);
+                        continue;
+                    };
+                    *next = id.checked_add(1);
+                    if id > last {
+                        break;
+                    }
+                    if let Some(row) = segment.documents().slot(id, *slot)? {
+                        return Ok(Some((id.into(), row)));
+                    }
+                }
+                *next = None;
+                Ok(None)
+            }
+        }
+    }
+}
+
+impl<'f> Rows<'f> {
+    pub(crate) fn next(&mut self) -> Result<Option<(i64, &'f [u8])>> {
+        loop {
+            if self.base_head.is_none() {
+                self.base_head = self.base.next(self.files)?;
+            }
+            if self.checkpoint_head.is_none()
+                && let Some((table, range)) = &mut self.checkpoint
+                && let Some(position) = range.next()
+            {
+                self.checkpoint_head = Some(table.at(position)?);
+            }
+            let Some((key, newer)) = self.checkpoint_head else { return Ok(self.base_head.take()) };
+            match self.base_head {
+                Some((below, row)) if below < key => {
+                    self.base_head = None;
+                    return Ok(Some((below, row)));
+                }
+                Some((below, _)) if below == key => self.base_head = None,
+                _ => {}
+            }
+            self.checkpoint_head = None;
+            if let Some(row) = newer {
+                return Ok(Some((key, row)));
+            }
+        }
+    }
+}
+
+struct Opening<'a> {
+    files: Files,
+    folder: &'a Folder,
+    store: u128,
+    previous: Option<&'a Files>,
+}
+
+impl<'a> Opening<'a> {
+    fn new(folder: &'a Folder, manifest: &Manifest, schema: &Arc<Schema>, previous: Option<&'a Files>) -> Self {
+        let layout = match previous {
+            Some(files) if Arc::ptr_eq(&files.layout.schema, schema) => files.layout.clone(),
+            _ => Arc::new(Layout::new(schema.clone())),
+        };
+        Self { files: Files::empty(layout, folder.root().into()), folder, store: manifest.store, previous }
+    }
+
+    /// Whether all files are there.
+    fn base(&mut self, segments: &[SegmentRef], tables: &[TableRef]) -> Result<bool> {
+        for named in segments {
+            let Some(segment) = self.segment(named)? else { return Ok(false) };
+            let number = named.number as usize;
+            let files = &mut self.files;
+            if segment.number() != named.number
+                || segment.sequence() != named.sequence
+                || number < files.positions.len()
+            {
+                return Err(differs(segment.pack().path(), "another segment"));
+            }
+            if named.number >= SEGMENTS {
+                return Err(differs(segment.pack().path(), "a segment of a possible number"));
+            }
+            files.segments.push(segment);
+            files.positions.resize(number, 0);
+            files.positions.push(files.segments.len() as u16);
+        }
+        for named in tables {
+            let path = self.folder.named(&named.file);
+            let Some(place) = self.files.tables.get_mut(named.source) else {
+                return Err(differs(&path, "a table of a lookup of the definition"));
+            };
+            let shared = self.previous.and_then(|files| files.tables.get(named.source)?.as_ref());
+            *place = Some(match shared.filter(|shared| shared.pack.path() == path) {
+                Some(shared) => shared.clone(),
+                None => {
+                    let Some(pack) = Pack::open(&path, PackKind::Table, self.store)? else { return Ok(false) };
+                    let table = Table::open(&pack)?;
+                    Arc::new(TableFile { pack, table, sequence: named.sequence })
+                }
+            });
+        }
+        Ok(true)
+    }
+
+    fn segment(&self, named: &SegmentRef) -> Result<Option<Arc<Segment>>> {
+        let path = self.folder.named(&named.file);
+        let shared = self.previous.and_then(|files| files.segment(named.number));
+        match shared.filter(|shared| shared.pack().path() == path) {
+            Some(shared) => Ok(Some(shared.clone())),
+            None => Ok(Segment::open(&path, self.store, self.files.layout.spec())?.map(Arc::new)),
+        }
+    }
+}
+
+fn differs(path: &Path, expected: &str) -> Error {
+    Error::damaged(path, 0, format!("the manifest names it as {expected}"))
 }

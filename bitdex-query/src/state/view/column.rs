@@ -1,0 +1,193 @@
+//! A column, through all layers.
+
+use bitdex_proto::{schema::FieldId, value::FieldType};
+
+use super::{
+    super::{Files, State, layer::LayerColumn},
+    Walk,
+};
+use crate::{
+    log::Result,
+    segment::{
+        BLOCK_BITS, Index, SEGMENT_BITS,
+        columns::{BlockBounds, Column, SparseColumn},
+    },
+};
+
+/// Codes of one block.
+const CODES: usize = 1 << BLOCK_BITS;
+/// Overrides that are looked at one by one, before a rougher answer does.
+const EACH: usize = 256;
+
+/// A column over the whole index. Every id that has a code is a present document.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct ColumnView<'s> {
+    pub(super) files: &'s Files,
+    field: FieldId,
+    exact: bool,
+    /// `None` where the layer overrides nothing.
+    pub(super) checkpoint: Option<&'s SparseColumn>,
+    pub(super) frozen: Option<&'s LayerColumn>,
+    pub(super) active: Option<&'s LayerColumn>,
+}
+
+impl<'s> ColumnView<'s> {
+    pub(super) fn new(state: &'s State, field: FieldId) -> Option<Self> {
+        let (index, ty) = state.layout.spec().fields.get(field)?;
+        if *index != Index::Column {
+            return None;
+        }
+        let overrides = |columns: &'s [LayerColumn]| columns.get(field).filter(|column| !column.codes.is_empty());
+        Some(Self {
+            files: &state.files,
+            field,
+            exact: *ty != FieldType::String,
+            checkpoint: state.files.overrides(field).filter(|column| !column.is_empty()),
+            frozen: state.frozen.as_ref().and_then(|frozen| overrides(&frozen.layer.columns)),
+            active: overrides(&state.active.columns),
+        })
+    }
+
+    /// False for text: equal codes may stand for different values.
+    pub(crate) fn is_exact(&self) -> bool {
+        self.exact
+    }
+
+    pub(crate) fn get(&self, id: u32) -> Result<Option<u64>> {
+        for layer in [self.active, self.frozen].into_iter().flatten() {
+            if let Some(code) = layer.codes.get(&id) {
+                return Ok(*code);
+            }
+        }
+        if let Some(checkpoint) = self.checkpoint
+            && let Some(code) = checkpoint.get(id)?
+        {
+            return Ok(code);
+        }
+        match self.base(id >> SEGMENT_BITS) {
+            Some(column) => column.get(id),
+            None => Ok(None),
+        }
+    }
+
+    /// Bounds of the codes of a block: no code in it lies outside, whatever the layer.
+    pub(crate) fn bounds(&self, block: u16) -> Result<BlockBounds> {
+        let mut bounds = match self.base_of(block) {
+            Some(column) => column.bounds(block)?,
+            None => BlockBounds { count: 0, min: u64::MAX, max: 0 },
+        };
+        if let Some(checkpoint) = self.checkpoint {
+            let positions = positions(checkpoint, block)?;
+            if positions.len() <= EACH {
+                for position in positions {
+                    if let (_, Some(code)) = checkpoint.nth(position)? {
+                        widen(&mut bounds, 1, code, code);
+                    }
+                }
+            } else if let Some(last) = checkpoint.values().checked_sub(1) {
+                let (min, max) = (checkpoint.ranked(0)?.0, checkpoint.ranked(last)?.0);
+                widen(&mut bounds, positions.len(), min, max);
+            }
+        }
+        for layer in [self.frozen, self.active].into_iter().flatten() {
+            let mut overrides = layer.codes.range(ids(block));
+            for (_, code) in overrides.by_ref().take(EACH) {
+                if let Some(code) = code {
+                    widen(&mut bounds, 1, *code, *code);
+                }
+            }
+            if overrides.next().is_some()
+                && let (Some((min, _)), Some((max, _))) = (layer.order.get_min(), layer.order.get_max())
+            {
+                widen(&mut bounds, CODES, *min, *max);
+            }
+        }
+        Ok(bounds)
+    }
+
+    /// The codes of a whole block, decoded (65 536 of them; of ids without a value: anything), layers applied.
+    pub(crate) fn block(&self, block: u16, codes: &mut Vec<u64>) -> Result<()> {
+        match self.base_of(block) {
+            Some(column) => column.block(block, codes)?,
+            None => codes.resize(CODES, 0),
+        }
+        let mut set = |id: u32, code: Option<u64>| {
+            if let (Some(place), Some(code)) = (codes.get_mut(id as usize & (CODES - 1)), code) {
+                *place = code;
+            }
+        };
+        if let Some(checkpoint) = self.checkpoint {
+            for position in positions(checkpoint, block)? {
+                let (id, code) = checkpoint.nth(position)?;
+                set(id, code);
+            }
+        }
+        for layer in [self.frozen, self.active].into_iter().flatten() {
+            layer.codes.range(ids(block)).for_each(|(id, code)| set(*id, *code));
+        }
+        Ok(())
+    }
+
+    /// Number of ids with codes from `first` to `last`, about.
+    pub(crate) fn estimate(&self, first: u64, last: u64) -> Result<u64> {
+        if first > last {
+            return Ok(0);
+        }
+        let mut count = 0;
+        for column in self.segments() {
+            count += column.rank(last, u32::MAX)?.saturating_sub(column.rank(first, 0)?);
+        }
+        if let Some(checkpoint) = self.checkpoint {
+            count += checkpoint.rank(last, u32::MAX)?.saturating_sub(checkpoint.rank(first, 0)?);
+        }
+        for layer in [self.frozen, self.active].into_iter().flatten() {
+            let some = layer.order.range((first, 0)..=(last, u32::MAX)).take(EACH).count();
+            // Of many, somewhere between these and all of the layer's.
+            count += if some < EACH { some } else { some.midpoint(layer.order.len()) };
+        }
+        Ok(count as u64)
+    }
+
+    /// Ids with a code, in the order of (code, id), or all of it reversed. `from`: where to begin, included; `None`: at
+    /// the end from which the walk comes.
+    pub(crate) fn walk(&self, descending: bool, from: Option<(u64, u32)>) -> Result<Walk<'s>> {
+        Walk::new(*self, descending, from)
+    }
+
+    /// The columns of all segments.
+    pub(super) fn segments(&self) -> impl Iterator<Item = &'s Column> {
+        self.files.segments().iter().filter_map(|segment| segment.column(self.field))
+    }
+
+    fn base(&self, segment: u32) -> Option<&'s Column> {
+        self.files.segment(segment)?.column(self.field)
+    }
+
+    fn base_of(&self, block: u16) -> Option<&'s Column> {
+        self.base(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+    }
+}
+
+fn ids(block: u16) -> std::ops::RangeInclusive<u32> {
+    let first = u32::from(block) << BLOCK_BITS;
+    first..=first | (CODES as u32 - 1)
+}
+
+/// Where a checkpoint's column speaks of ids of a block.
+fn positions(column: &SparseColumn, block: u16) -> Result<std::ops::Range<usize>> {
+    let first = column.position(u32::from(block) << BLOCK_BITS)?;
+    let behind = match block.checked_add(1) {
+        Some(next) => column.position(u32::from(next) << BLOCK_BITS)?,
+        None => column.len(),
+    };
+    Ok(first..behind.max(first))
+}
+
+fn widen(bounds: &mut BlockBounds, count: usize, min: u64, max: u64) {
+    if bounds.count == 0 {
+        *bounds = BlockBounds { count: 0, min, max };
+    }
+    bounds.min = bounds.min.min(min);
+    bounds.max = bounds.max.max(max);
+    bounds.count = bounds.count.saturating_add(count as u32).min(CODES as u32);
+}

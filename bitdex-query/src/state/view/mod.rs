@@ -1,0 +1,106 @@
+//! What queries read of a version: all layers seen as one. The newest layer that says something of a row, of an id in a
+//! set, or of an id in a column, is right.
+
+mod column;
+pub(crate) mod combine;
+mod document;
+mod operand;
+mod walk;
+
+pub(crate) use column::ColumnView;
+pub(crate) use document::DocumentView;
+pub(crate) use operand::Operand;
+pub(crate) use walk::Walk;
+
+use bitdex_proto::{
+    schema::{FieldId, KEY_FIELD},
+    value::Value,
+};
+
+use super::{
+    State,
+    layer::{Layer, SetKey},
+};
+use crate::{
+    log::Result,
+    segment::{
+        postings::{Postings, Role},
+        value::{Term, ValueRef},
+    },
+};
+
+/// Both ends of a range of values.
+pub(crate) type Bounds = (std::ops::Bound<Value>, std::ops::Bound<Value>);
+
+impl State {
+    /// Numbers of the blocks in which a document may be present, ascending.
+    pub(crate) fn blocks(&self) -> Vec<u16> {
+        match self.operand(KEY_FIELD, Term::Exists) {
+            Ok(present) => present.blocks(),
+            // Whoever reads one of them meets the damage.
+            Err(_) => (0..=u16::MAX).collect(),
+        }
+    }
+
+    /// The set of a term (of a field with index `Terms`; `Exists` also of columns and of the key field).
+    pub(crate) fn operand<'s>(&'s self, field: FieldId, term: Term<'_>) -> Result<Operand<'s>> {
+        Operand::new(self, field, term)
+    }
+
+    /// The values within bounds that any layer has a set of, ascending, at most `limit` (then there may be more). Some
+    /// may have empty sets.
+    pub(crate) fn terms_within(&self, field: FieldId, bounds: &Bounds, limit: usize) -> Result<Vec<Value>> {
+        let mut values: Vec<ValueRef<'_>> = Vec::new();
+        let in_file = |postings: &Option<&'_ Postings>| postings.is_some();
+        let segments = self.files.segments().iter().map(|segment| segment.postings(field));
+        let changed = self.files.checkpoint().and_then(|checkpoint| checkpoint.sets(Role::Added, field));
+        for postings in segments.chain([changed]).filter(in_file).flatten() {
+            for position in postings.range((bounds.0.as_ref(), bounds.1.as_ref()))?.take(limit) {
+                if let (Term::Value(value), _) = postings.at(position)? {
+                    values.push(value);
+                }
+            }
+        }
+        for layer in self.heap_layers() {
+            values.extend(terms_of(layer, field, bounds).take(limit));
+        }
+        values.sort_unstable();
+        values.dedup();
+        values.truncate(limit);
+        Ok(values.into_iter().map(ValueRef::to_value).collect())
+    }
+
+    /// `None` where the field has no column.
+    pub(crate) fn column(&self, field: FieldId) -> Option<ColumnView<'_>> {
+        ColumnView::new(self, field)
+    }
+
+    /// A present document; nothing of it is decoded yet.
+    pub(crate) fn document(&self, id: u32) -> Result<Option<DocumentView<'_>>> {
+        DocumentView::new(self, id)
+    }
+
+    /// The layers in memory, from below.
+    fn heap_layers(&self) -> impl DoubleEndedIterator<Item = &Layer> {
+        self.frozen.iter().map(|frozen| &frozen.layer).chain([&self.active])
+    }
+}
+
+/// Values within bounds of which a layer changes sets, ascending.
+fn terms_of<'s>(layer: &'s Layer, field: FieldId, bounds: &Bounds) -> impl Iterator<Item = ValueRef<'s>> {
+    use std::ops::Bound::{Excluded, Included, Unbounded};
+    let key = |value: &Value, block| SetKey { field, term: Some(value.clone()), block };
+    let first = match &bounds.0 {
+        Included(value) => Included(key(value, 0)),
+        Excluded(value) => Excluded(key(value, u16::MAX)),
+        Unbounded => Excluded(SetKey { field, term: None, block: u16::MAX }),
+    };
+    let last = match &bounds.1 {
+        Included(value) => Included(key(value, u16::MAX)),
+        Excluded(value) => Excluded(key(value, 0)),
+        Unbounded => Excluded(SetKey { field: field + 1, term: None, block: 0 }),
+    };
+    let mut previous = None;
+    let values = layer.sets.range((first, last)).filter_map(|(key, _)| key.term.as_ref().map(ValueRef::of));
+    values.filter(move |value| previous.replace(*value) != Some(*value))
+}

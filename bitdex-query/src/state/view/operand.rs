@@ -1,0 +1,216 @@
+//! The set of one term, through all layers.
+
+use std::cell::Cell;
+
+use bitdex_proto::{schema::FieldId, value::Value};
+use smallvec::SmallVec;
+
+use super::{
+    super::{
+        Files, State,
+        layer::{BlockDelta, Layer, SetKey},
+    },
+    combine::{Change, combine, count},
+};
+use crate::{
+    log::Result,
+    segment::{
+        BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
+        postings::{Posting, Role},
+        sets::{Block, BlockBuffer},
+        value::{Term, ValueRef},
+    },
+};
+
+/// Blocks that a layer in memory changes, ascending; of most terms there are none.
+type Deltas<'s> = SmallVec<[(u16, &'s BlockDelta); 2]>;
+
+/// The set of one term over the whole index. Holds where it found it in each layer; a segment is asked when one of its
+/// blocks is first asked for.
+#[derive(Debug)]
+pub(crate) struct Operand<'s> {
+    files: &'s Files,
+    field: FieldId,
+    /// `None`: `Exists`.
+    term: Option<Value>,
+    /// By position of the segment.
+    base: SmallVec<[Cell<Found<'s>>; 12]>,
+    /// What the checkpoint says came in, and went out.
+    added: Option<Posting<'s>>,
+    removed: Option<Posting<'s>>,
+    frozen: Deltas<'s>,
+    active: Deltas<'s>,
+    estimate: Cell<Option<u64>>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Found<'s> {
+    NotSought,
+    Nothing,
+    Set(Posting<'s>),
+}
+
+impl<'s> Operand<'s> {
+    pub(super) fn new(state: &'s State, field: FieldId, term: Term<'_>) -> Result<Self> {
+        let files: &'s Files = &state.files;
+        let mut changed = [None, None];
+        if let Some(checkpoint) = files.checkpoint() {
+            for (changed, role) in changed.iter_mut().zip([Role::Added, Role::Removed]) {
+                if let Some(postings) = checkpoint.sets(role, field) {
+                    *changed = postings.get(term)?;
+                }
+            }
+        }
+        let [added, removed] = changed;
+        let term = match term {
+            Term::Exists => None,
+            Term::Value(value) => Some(value.to_value()),
+        };
+        Ok(Self {
+            files,
+            field,
+            base: files.segments().iter().map(|_| Cell::new(Found::NotSought)).collect(),
+            added,
+            removed,
+            frozen: state.frozen.as_ref().map_or_else(Deltas::new, |frozen| deltas(&frozen.layer, field, &term)),
+            active: deltas(&state.active, field, &term),
+            term,
+            estimate: Cell::new(None),
+        })
+    }
+
+    /// Number of ids, about: exact where no layer above the base changes the set.
+    pub(crate) fn estimate(&self) -> u64 {
+        if let Some(estimate) = self.estimate.get() {
+            return estimate;
+        }
+        let estimate = self.estimate_anew();
+        self.estimate.set(Some(estimate));
+        estimate
+    }
+
+    fn estimate_anew(&self) -> u64 {
+        let length = |posting: Option<Posting<'_>>| posting.map_or(0, |posting| posting.len());
+        let base: u64 = (0..self.base.len())
+            .map(|position| match self.segment(position) {
+                Ok(posting) => length(posting),
+                // Whoever reads it meets the damage.
+                Err(_) => 1 << SEGMENT_BITS,
+            })
+            .sum();
+        let deltas = || self.frozen.iter().chain(&self.active).map(|(_, delta)| delta);
+        let added: u64 = deltas().map(|delta| u64::from(count(delta.added.as_block()))).sum();
+        let removed: u64 = deltas().map(|delta| u64::from(count(delta.removed.as_block()))).sum();
+        (base + added + length(self.added)).saturating_sub(removed + length(self.removed))
+    }
+
+    /// Numbers of the blocks that may not be empty, ascending.
+    pub(crate) fn blocks(&self) -> Vec<u16> {
+        let mut blocks = Vec::new();
+        for (position, segment) in self.files.segments().iter().enumerate() {
+            let found = self.segment(position).and_then(|posting| push_blocks(posting, &mut blocks));
+            if found.is_err() {
+                // Whoever reads one of them meets the damage.
+                let first = (segment.number() << (SEGMENT_BITS - BLOCK_BITS)) as u16;
+                blocks.retain(|block| *block < first);
+                blocks.extend((0..BLOCKS_PER_SEGMENT).map(|block| first | block));
+            }
+        }
+        let of_base = blocks.len();
+        if push_blocks(self.added, &mut blocks).is_err() {
+            return (0..=u16::MAX).collect();
+        }
+        let grown = self.frozen.iter().chain(&self.active);
+        blocks.extend(grown.filter(|(_, delta)| count(delta.added.as_block()) > 0).map(|(block, _)| *block));
+        if blocks.len() > of_base {
+            blocks.sort_unstable();
+            blocks.dedup();
+        }
+        blocks
+    }
+
+    /// The ids of one block, as they are in files or memory, or combined in `buffer`.
+    pub(crate) fn block<'b>(&self, number: u16, buffer: &'b mut BlockBuffer) -> Result<Block<'b>>
+    where
+        's: 'b,
+    {
+        let base = match self.base(number)? {
+            Some(posting) => posting.block(number)?,
+            None => Block::Empty,
+        };
+        let mut changes = [Change::NONE; 3];
+        let [checkpoint, frozen, active] = &mut changes;
+        let mut changed = false;
+        if let Some(added) = self.added {
+            checkpoint.added = added.block(number)?;
+            changed = true;
+        }
+        if let Some(removed) = self.removed {
+            checkpoint.removed = removed.block(number)?;
+            changed = true;
+        }
+        for (deltas, change) in [(&self.frozen, frozen), (&self.active, active)] {
+            if let Some(delta) = find(deltas, number) {
+                *change = Change { added: delta.added.as_block(), removed: delta.removed.as_block() };
+                changed = true;
+            }
+        }
+        Ok(if changed { combine(base, &changes, buffer) } else { base })
+    }
+
+    /// Number of ids of a block, about, without touching them.
+    pub(crate) fn block_estimate(&self, number: u16) -> Result<u32> {
+        let length = |posting: Option<Posting<'s>>| posting.map_or(Ok(0), |posting| posting.block_len(number));
+        let mut more = length(self.base(number)?)? + length(self.added)?;
+        let mut less = length(self.removed)?;
+        for delta in [&self.frozen, &self.active].into_iter().filter_map(|deltas| find(deltas, number)) {
+            more += count(delta.added.as_block());
+            less += count(delta.removed.as_block());
+        }
+        Ok(more.saturating_sub(less).min(1 << BLOCK_BITS))
+    }
+
+    fn base(&self, block: u16) -> Result<Option<Posting<'s>>> {
+        match self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS)) {
+            Some(position) => self.segment(position),
+            None => Ok(None),
+        }
+    }
+
+    /// The set in the segment at a position.
+    fn segment(&self, position: usize) -> Result<Option<Posting<'s>>> {
+        let Some(cell) = self.base.get(position) else { return Ok(None) };
+        match cell.get() {
+            Found::Nothing => Ok(None),
+            Found::Set(posting) => Ok(Some(posting)),
+            Found::NotSought => {
+                let Some(segment) = self.files.segments().get(position) else { return Ok(None) };
+                let term = self.term.as_ref().map_or(Term::Exists, |value| Term::Value(ValueRef::of(value)));
+                let posting = segment.posting(self.field, term)?;
+                cell.set(posting.map_or(Found::Nothing, Found::Set));
+                Ok(posting)
+            }
+        }
+    }
+}
+
+fn deltas<'s>(layer: &'s Layer, field: FieldId, term: &Option<Value>) -> Deltas<'s> {
+    if layer.sets.is_empty() {
+        return Deltas::new();
+    }
+    let key = |block| SetKey { field, term: term.clone(), block };
+    layer.sets.range(key(0)..=key(u16::MAX)).map(|(key, delta)| (key.block, &**delta)).collect()
+}
+
+fn find<'s>(deltas: &Deltas<'s>, number: u16) -> Option<&'s BlockDelta> {
+    let at = deltas.binary_search_by_key(&number, |(block, _)| *block).ok()?;
+    deltas.get(at).map(|(_, delta)| *delta)
+}
+
+fn push_blocks(posting: Option<Posting<'_>>, blocks: &mut Vec<u16>) -> Result<()> {
+    let Some(posting) = posting else { return Ok(()) };
+    for n in 0..posting.blocks() {
+        blocks.push(posting.nth(n)?.0);
+    }
+    Ok(())
+}
