@@ -1,12 +1,12 @@
 //! Rows of Postgres' `COPY … (FORMAT binary)` → values and ops. Nothing here trusts its bytes: whatever they are, the
 //! answer is the values that they mean or an error that names what is wrong.
 
-use std::sync::Arc;
+use std::fmt;
 
 use crate::{
     Error, Result,
     ops::{Op, Row, document_key},
-    schema::{Schema, SourceId, SourceKind},
+    schema::{Column, Schema, Source, SourceId, SourceKind},
     value::{FieldType, Float, Value},
 };
 
@@ -148,31 +148,60 @@ impl Splitter {
     }
 }
 
+/// A value as the bytes of a row hold it; see [`Value`].
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Borrowed<'a> {
+    Bool(bool),
+    Int(i64),
+    Float(Float),
+    Text(&'a str),
+}
+
+impl From<Borrowed<'_>> for Value {
+    fn from(value: Borrowed<'_>) -> Self {
+        match value {
+            Borrowed::Bool(bool) => Self::Bool(bool),
+            Borrowed::Int(int) => Self::Int(int),
+            Borrowed::Float(float) => Self::Float(float),
+            Borrowed::Text(text) => Self::Text(text.into()),
+        }
+    }
+}
+
 /// Reads the binary form of a canonical type (`int8`, `numeric`, `float8`, `bool`, `timestamptz`, `text`) as a value of
 /// type `ty`; no bytes are null. `what` names the field in errors.
 pub fn decode_value(bytes: Option<&[u8]>, ty: FieldType, what: &str) -> Result<Option<Value>> {
+    decode_borrowed(bytes, ty, &what).map(|value| value.map(Value::from))
+}
+
+/// As [`decode_value`], without a copy of anything.
+pub fn decode_borrowed<'a>(
+    bytes: Option<&'a [u8]>,
+    ty: FieldType,
+    what: &dyn fmt::Display,
+) -> Result<Option<Borrowed<'a>>> {
     let Some(bytes) = bytes else { return Ok(None) };
     let eight = |name: &str| {
         <[u8; 8]>::try_from(bytes)
             .map_err(|_| Error::invalid(format!("{what}: {} bytes are no {name}, which has 8", bytes.len())))
     };
     Ok(Some(match ty {
-        FieldType::Int => Value::Int(i64::from_be_bytes(eight("int8")?)),
-        FieldType::Float => Value::Float(Float::new(f64::from_be_bytes(eight("float8")?))),
-        FieldType::Timestamp => Value::Int(timestamp(i64::from_be_bytes(eight("timestamptz")?), what)?),
+        FieldType::Int => Borrowed::Int(i64::from_be_bytes(eight("int8")?)),
+        FieldType::Float => Borrowed::Float(Float::new(f64::from_be_bytes(eight("float8")?))),
+        FieldType::Timestamp => Borrowed::Int(timestamp(i64::from_be_bytes(eight("timestamptz")?), what)?),
         FieldType::Bool => match bytes {
-            [0] => Value::Bool(false),
-            [1] => Value::Bool(true),
+            [0] => Borrowed::Bool(false),
+            [1] => Borrowed::Bool(true),
             _ => return Err(Error::invalid(format!("{what}: {bytes:?} is no bool"))),
         },
-        FieldType::Decimal(scale) => Value::Int(numeric(bytes, scale, what)?),
-        FieldType::String => Value::Text(Arc::from(
+        FieldType::Decimal(scale) => Borrowed::Int(numeric(bytes, scale, what)?),
+        FieldType::String => Borrowed::Text(
             std::str::from_utf8(bytes).map_err(|_| Error::invalid(format!("{what}: the text is not UTF-8")))?,
-        )),
+        ),
     }))
 }
 
-fn timestamp(us: i64, what: &str) -> Result<i64> {
+fn timestamp(us: i64, what: &dyn fmt::Display) -> Result<i64> {
     match us {
         i64::MAX | i64::MIN => {
             let sign = if us > 0 { "" } else { "-" };
@@ -185,7 +214,7 @@ fn timestamp(us: i64, what: &str) -> Result<i64> {
 }
 
 /// Postgres' numeric: count of base-10000 digits, weight of the first, sign, display scale, digits.
-fn numeric(bytes: &[u8], scale: u8, what: &str) -> Result<i64> {
+fn numeric(bytes: &[u8], scale: u8, what: &dyn fmt::Display) -> Result<i64> {
     const NAN: u16 = 0xc000;
     const INFINITY: u16 = 0xd000;
     const NEGATIVE_INFINITY: u16 = 0xf000;
@@ -253,82 +282,172 @@ impl<'a> Iterator for Rows<'a> {
             return None;
         }
         let row = split_row(self.bytes);
-        self.bytes = row.as_ref().map_or(&[], |(_, rest)| rest);
-        Some(row.map(|(fields, _)| fields))
+        self.bytes = row.as_ref().map_or(&[], |row| row.rest);
+        Some(row.map(|row| Fields(row.fields).collect()))
     }
 }
 
-type Fields<'a> = Vec<Option<&'a [u8]>>;
+/// The fields of one whole row.
+#[derive(Debug, Clone)]
+pub struct Fields<'a>(&'a [u8]);
 
-fn split_row(bytes: &[u8]) -> Result<(Fields<'_>, &[u8])> {
+impl<'a> Iterator for Fields<'a> {
+    type Item = Option<&'a [u8]>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        // Whoever made this has checked the lengths.
+        let (length, rest) = self.0.split_first_chunk()?;
+        let Ok(length) = usize::try_from(i32::from_be_bytes(*length)) else {
+            self.0 = rest;
+            return Some(None);
+        };
+        let (field, rest) = rest.split_at_checked(length)?;
+        self.0 = rest;
+        Some(Some(field))
+    }
+}
+
+struct SplitRow<'a> {
+    count: u16,
+    fields: &'a [u8],
+    rest: &'a [u8],
+}
+
+fn split_row(bytes: &[u8]) -> Result<SplitRow<'_>> {
     let cut = || Error::invalid("the rows of COPY are cut off within a row");
-    let (count, mut rest) = bytes.split_first_chunk().ok_or_else(cut)?;
+    let (count, all) = bytes.split_first_chunk().ok_or_else(cut)?;
     let count = i16::from_be_bytes(*count);
     let count = u16::try_from(count).map_err(|_| Error::invalid(format!("a row of COPY with {count} fields")))?;
-    // Each field takes at least 4 bytes: a count beyond that is a lie, and must not reserve memory.
-    let mut fields = Vec::with_capacity(usize::from(count).min(rest.len() / 4));
+    let mut rest = all;
     for _ in 0..count {
         let (length, after) = rest.split_first_chunk().ok_or_else(cut)?;
-        match field_len(i32::from_be_bytes(*length))? {
-            None => {
-                fields.push(None);
-                rest = after;
-            }
-            Some(length) => {
-                let (field, after) = after.split_at_checked(length).ok_or_else(cut)?;
-                fields.push(Some(field));
-                rest = after;
-            }
+        let length = field_len(i32::from_be_bytes(*length))?.unwrap_or(0);
+        rest = after.get(length..).ok_or_else(cut)?;
+    }
+    Ok(SplitRow { count, fields: &all[..all.len() - rest.len()], rest })
+}
+
+/// A row of a source, as the definition's COPY gives it: its key, and the fields behind it, as many as the definition
+/// says and not decoded yet.
+#[derive(Debug, Clone, Copy)]
+pub struct KeyedRow<'a> {
+    pub key: i64,
+    values: &'a [u8],
+}
+
+impl<'a> KeyedRow<'a> {
+    pub fn values(&self) -> Fields<'a> {
+        Fields(self.values)
+    }
+}
+
+/// See [`keyed_rows`].
+#[derive(Debug)]
+pub struct KeyedRows<'a> {
+    source: &'a Source,
+    width: usize,
+    of_documents: bool,
+    bytes: &'a [u8],
+}
+
+/// Reads whole rows of a source; stops after an error.
+pub fn keyed_rows<'a>(schema: &'a Schema, source: SourceId, bytes: &'a [u8]) -> Result<KeyedRows<'a>> {
+    let source = schema.sources.get(source).ok_or_else(|| {
+        Error::invalid(format!("source {source} does not exist: the definition has {}", schema.sources.len()))
+    })?;
+    let width = match source.kind {
+        SourceKind::Members { .. } => 2,
+        _ => 1 + source.columns().len(),
+    };
+    Ok(KeyedRows { source, width, of_documents: !matches!(source.kind, SourceKind::Lookup { .. }), bytes })
+}
+
+impl<'a> KeyedRows<'a> {
+    fn split(&self) -> Result<(KeyedRow<'a>, &'a [u8])> {
+        let name = &self.source.name;
+        let row = split_row(self.bytes).map_err(|error| Error::invalid(format!("{name}: {error}")))?;
+        let mut fields = Fields(row.fields);
+        let key = fields.next().ok_or_else(|| Error::invalid(format!("{name}: a row of COPY without fields")))?;
+        if usize::from(row.count) != self.width {
+            let message = format!("{name}: a row of COPY has {} fields, the definition {}", row.count, self.width);
+            return Err(Error::invalid(message));
+        }
+        let Some(Borrowed::Int(key)) = decode_borrowed(key, FieldType::Int, name)? else {
+            return Err(Error::invalid(format!("{name}: a row without a key")));
+        };
+        if self.of_documents {
+            document_key(key, name)?;
+        }
+        Ok((KeyedRow { key, values: fields.0 }, row.rest))
+    }
+}
+
+impl<'a> Iterator for KeyedRows<'a> {
+    type Item = Result<KeyedRow<'a>>;
+
+    fn next(&mut self) -> Option<Self::Item> {
+        if self.bytes.is_empty() {
+            return None;
+        }
+        let row = self.split();
+        self.bytes = row.as_ref().map_or(&[], |(_, rest)| rest);
+        Some(row.map(|(row, _)| row))
+    }
+}
+
+/// The value of a member source's row.
+pub fn member<'a>(source: &Source, ty: FieldType, row: &KeyedRow<'a>) -> Result<Borrowed<'a>> {
+    let (name, key) = (&source.name, row.key);
+    let value = row.values().next().flatten();
+    decode_borrowed(value, ty, &format_args!("{name} of document {key}"))?
+        .ok_or_else(|| Error::invalid(format!("{name}: a member of document {key} is null")))
+}
+
+/// A value of a row source's row, in one of its columns.
+pub fn column<'a>(
+    source: &Source,
+    column: &Column,
+    row: &KeyedRow<'_>,
+    value: Option<&'a [u8]>,
+) -> Result<Option<Borrowed<'a>>> {
+    decode_borrowed(value, column.ty, &format_args!("{}, key {}: {}", source.name, row.key, column.name))
+}
+
+/// Whether whole rows are rows of a source, as the definition's COPY gives them: all of them decode.
+pub fn check_rows(schema: &Schema, id: SourceId, bytes: &[u8]) -> Result<()> {
+    let rows = keyed_rows(schema, id, bytes)?;
+    let source = rows.source;
+    for row in rows {
+        let row = row?;
+        if let SourceKind::Members { ty } = source.kind {
+            member(source, ty, &row)?;
+            continue;
+        }
+        for (of, value) in source.columns().iter().zip(row.values()) {
+            column(source, of, &row, value)?;
         }
     }
-    Ok((fields, rest))
+    Ok(())
 }
 
 /// Reads whole rows of a source, as the definition's COPY gives them, into upserts or present members.
-pub fn load_ops(schema: &Schema, source: SourceId, bytes: &[u8]) -> Result<Vec<Op>> {
-    let id = source;
-    let source = schema.sources.get(id).ok_or_else(|| {
-        Error::invalid(format!("source {id} does not exist: the definition has {}", schema.sources.len()))
-    })?;
-    let name = &source.name;
-    rows(bytes)
-        .map(|fields| {
-            let fields = fields.map_err(|error| Error::invalid(format!("{name}: {error}")))?;
-            let width = match source.kind {
-                SourceKind::Members { .. } => 2,
-                _ => 1 + source.columns().len(),
-            };
-            let [key, values @ ..] = fields.as_slice() else {
-                return Err(Error::invalid(format!("{name}: a row of COPY without fields")));
-            };
-            if fields.len() != width {
-                let message = format!("{name}: a row of COPY has {} fields, the definition {width}", fields.len());
-                return Err(Error::invalid(message));
-            }
-            let Some(Value::Int(key)) = decode_value(*key, FieldType::Int, name)? else {
-                return Err(Error::invalid(format!("{name}: a row without a key")));
-            };
-            let document = match source.kind {
-                SourceKind::Lookup { .. } => 0,
-                _ => document_key(key, name)?,
-            };
-            if let SourceKind::Members { ty } = source.kind {
-                let value = decode_value(values[0], ty, &format!("{name} of document {key}"))?
-                    .ok_or_else(|| Error::invalid(format!("{name}: a member of document {key} is null")))?;
-                return Ok(Op::Member { source: id, document, value, present: true });
-            }
-            let row = source
-                .columns()
-                .iter()
-                .zip(values)
-                .map(|(column, value)| {
-                    decode_value(*value, column.ty, &column.name)
-                        .map_err(|error| Error::invalid(format!("{name}, key {key}: {error}")))
-                })
-                .collect::<Result<Row>>()?;
-            Ok(Op::Upsert { source: id, key, row: Some(row) })
-        })
-        .collect()
+pub fn load_ops(schema: &Schema, id: SourceId, bytes: &[u8]) -> Result<Vec<Op>> {
+    let rows = keyed_rows(schema, id, bytes)?;
+    let source = rows.source;
+    rows.map(|row| {
+        let row = row?;
+        let key = row.key;
+        if let SourceKind::Members { ty } = source.kind {
+            let value = member(source, ty, &row)?.into();
+            return Ok(Op::Member { source: id, document: document_key(key, &source.name)?, value, present: true });
+        }
+        let columns = source.columns().iter().zip(row.values());
+        let row = columns
+            .map(|(of, value)| column(source, of, &row, value).map(|value| value.map(Value::from)))
+            .collect::<Result<Row>>()?;
+        Ok(Op::Upsert { source: id, key, row: Some(row) })
+    })
+    .collect()
 }
 
 #[cfg(test)]
