@@ -14,6 +14,7 @@
 //! Every file but FRONTIER is written under a temporary name, synced and renamed, or only appended to; none is changed
 //! or shortened in place.
 
+pub mod format;
 pub mod manifest;
 pub mod pack;
 

@@ -1,0 +1,35 @@
+//! Which formats of a store this release reads and writes.
+//!
+//! A store has one format, which its manifest states; all files that are written bear it. A release reads its own
+//! format and the one before, and writes what the manifest states, so that pods of two releases can serve one folder.
+//! Once every pod is of the new release, `bitdex-query raise-format` raises the manifest's.
+
+use std::path::Path;
+
+use crate::log::{Error, Result};
+
+/// The oldest format that this release reads and writes: blocks of packs are checked by CRC-32.
+pub const OLDEST: u32 = 2;
+/// What new stores are written in: blocks of packs are checked by XXH3-64.
+pub const NEWEST: u32 = 3;
+
+/// Refuses a format that this release does not know.
+pub fn check(path: &Path, found: u32) -> Result<()> {
+    if (OLDEST..=NEWEST).contains(&found) {
+        return Ok(());
+    }
+    Err(Error::Format { path: path.into(), found, supported: NEWEST })
+}
+
+/// What every file of a store bears. A bare store id stands for the newest format.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    pub store: u128,
+    pub format: u32,
+}
+
+impl From<u128> for Stamp {
+    fn from(store: u128) -> Self {
+        Self { store, format: NEWEST }
+    }
+}
