@@ -87,13 +87,12 @@ async fn fan_out(
             "SELECT c.reltuples::float8 * (s.most_common_freqs)[1]::float8
              FROM pg_catalog.pg_class c JOIN pg_catalog.pg_namespace n ON n.oid = c.relnamespace
                  JOIN pg_catalog.pg_stats s ON s.schemaname = n.nspname AND s.tablename = c.relname
-             WHERE n.nspname::text = $1 AND c.relname::text = $2 AND pg_catalog.quote_ident(s.attname) IN ($3, $4)
+             WHERE n.nspname::text = $1 AND c.relname::text = $2 AND s.attname::text = $3
                  AND c.reltuples >= 0",
         )
         .bind(&rows.table.schema)
         .bind(&rows.table.name)
-        .bind(column.sql.trim())
-        .bind(crate::postgres::quote_identifier(column.sql.trim().trim_matches('"')))
+        .bind(unquoted(&column.sql))
         .fetch_optional(&mut *connection)
         .await?;
         let Some(most) = row.map(|row| row.try_get::<Option<f64>, _>(0)).transpose()?.flatten() else {
@@ -102,4 +101,13 @@ async fn fan_out(
         documents *= most.max(1.0);
     }
     Ok(Some(documents))
+}
+
+/// The name of the column that an expression is, where it is one: no other column has it.
+fn unquoted(sql: &str) -> String {
+    let sql = sql.trim();
+    match sql.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(quoted) => quoted.replace("\"\"", "\""),
+        None => sql.to_lowercase(),
+    }
 }
