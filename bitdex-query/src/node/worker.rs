@@ -394,6 +394,7 @@ impl Worker {
         File::open(RANDOM).and_then(|mut file| file.read_exact(&mut store)).map_err(Error::io("read", RANDOM))?;
         publish(&**disk, &folder.frontier(), &frontier::initial())?;
         let manifest = Manifest {
+            format: crate::store::format::NEWEST,
             store: u128::from_le_bytes(store),
             definition: options.schema.hash.clone(),
             epoch: 0,

@@ -1,29 +1,38 @@
 //! The manifest: what a store is, and where reading it begins. A small text file, always replaced whole.
 //!
 //! ```text
-//! bitdex manifest 1
+//! bitdex manifest 3        format of the store
 //! store 8a1f…              32 hex digits
 //! definition 5c0e…         hash of the definition
 //! epoch 3                  of the last promotion
 //! first_segment 7          the first segment of the log that is needed
 //! next_sequence 1234       every record below this one was durable
-//! checkpoint checkpoint-0000000000001233.ckpt 1233 1     file, sequence number, generation; absent before the first
+//! checkpoint FILE 1233 1   its sequence number and generation; absent before the first
+//! segment 0 1100 FILE      its number, and the sequence number at which it stands; one line each, ascending
+//! table 2 1100 FILE        the same of a lookup
+//! staged FILE              one line each, in the order in which their rows came
+//! prepared 2 1200 open     generation and sequence number of what is being built; `complete` once it is
+//! prepared_segment 0 1200 FILE
+//! prepared_table 2 1200 FILE
 //! crc32 89abcdef           of all bytes before this line
 //! ```
 
-use std::{fs, io, path::Path};
+use std::{fmt::Write as _, fs, io, path::Path, str::FromStr};
 
+use super::{format, is_pack};
 use crate::log::{
     Error, Result,
     disk::{Disk, publish},
 };
 
-/// What this release reads and writes.
-pub const MANIFEST_FORMAT: u32 = 1;
 const TITLE: &str = "bitdex manifest ";
+const COMPLETE: &str = "complete";
+const INCOMPLETE: &str = "open";
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Manifest {
+    /// What all files are written in from now on; see [`format`].
+    pub format: u32,
     pub store: u128,
     pub definition: String,
     pub epoch: u64,
@@ -108,16 +117,60 @@ impl Manifest {
         )))
     }
 
+    /// What every file bears that is written from now on.
+    pub fn stamp(&self) -> format::Stamp {
+        format::Stamp { store: self.store, format: self.format }
+    }
+
+    /// Names of all packs that are needed.
+    pub fn packs(&self) -> impl Iterator<Item = &str> {
+        let prepared = self.prepared.iter();
+        let segments = self.segments.iter().chain(prepared.clone().flat_map(|prepared| &prepared.segments));
+        let tables = self.tables.iter().chain(prepared.flat_map(|prepared| &prepared.tables));
+        let checkpoint = self.checkpoint.iter().map(|named| &named.file);
+        let names = checkpoint.chain(segments.map(|named| &named.file)).chain(tables.map(|named| &named.file));
+        names.chain(&self.staged).map(String::as_str)
+    }
+
     fn encode(&self) -> String {
-        let mut text = format!(
-            "{TITLE}{MANIFEST_FORMAT}\nstore {:032x}\ndefinition {}\nepoch {}\nfirst_segment {}\nnext_sequence {}\n",
-            self.store, self.definition, self.epoch, self.first_segment, self.next_sequence,
-        );
-        if let Some(CheckpointRef { file, sequence, generation }) = &self.checkpoint {
-            text.push_str(&format!("checkpoint {file} {sequence} {generation}\n"));
-        }
+        let mut text = self.body();
         let crc = crc32fast::hash(text.as_bytes());
-        text.push_str(&format!("crc32 {crc:08x}\n"));
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "crc32 {crc:08x}");
+        text
+    }
+
+    fn body(&self) -> String {
+        let mut text = format!(
+            "{TITLE}{}\nstore {:032x}\ndefinition {}\nepoch {}\nfirst_segment {}\nnext_sequence {}\n",
+            self.format, self.store, self.definition, self.epoch, self.first_segment, self.next_sequence,
+        );
+        let mut line = |words: std::fmt::Arguments<'_>| {
+            // Writing to a string cannot fail.
+            let _ = writeln!(text, "{words}");
+        };
+        if let Some(CheckpointRef { file, sequence, generation }) = &self.checkpoint {
+            line(format_args!("checkpoint {file} {sequence} {generation}"));
+        }
+        for SegmentRef { number, file, sequence } in &self.segments {
+            line(format_args!("segment {number} {sequence} {file}"));
+        }
+        for TableRef { source, file, sequence } in &self.tables {
+            line(format_args!("table {source} {sequence} {file}"));
+        }
+        for file in &self.staged {
+            line(format_args!("staged {file}"));
+        }
+        if let Some(Prepared { generation, sequence, segments, tables, complete }) = &self.prepared {
+            let how_far = if *complete { COMPLETE } else { INCOMPLETE };
+            line(format_args!("prepared {generation} {sequence} {how_far}"));
+            for SegmentRef { number, file, sequence } in segments {
+                line(format_args!("prepared_segment {number} {sequence} {file}"));
+            }
+            for TableRef { source, file, sequence } in tables {
+                line(format_args!("prepared_table {source} {sequence} {file}"));
+            }
+        }
         text
     }
 
@@ -135,71 +188,145 @@ impl Manifest {
             .strip_prefix(TITLE)
             .and_then(|version| version.parse().ok())
             .ok_or_else(|| damaged(0, "it does not begin as a manifest does"))?;
-        if found != MANIFEST_FORMAT {
-            return Err(Error::Format { path: path.into(), found, supported: MANIFEST_FORMAT });
-        }
+        format::check(path, found)?;
         let crc_at = text.rfind("crc32 ").ok_or_else(|| damaged(text.len(), "its last line is missing"))?;
         let (body, crc) = text.split_at(crc_at);
         if crc != format!("crc32 {:08x}\n", crc32fast::hash(body.as_bytes())) {
             return Err(damaged(crc_at, "its checksum does not match"));
         }
         // From here on only a release that wrote something else can be the cause.
-        let value = |key: &str| {
-            body.lines().skip(1).find_map(|line| line.strip_prefix(key)?.strip_prefix(' ')).ok_or(key.to_owned())
+        let mut at = title.len() + 1;
+        let mut manifest = Self {
+            format: found,
+            store: 0,
+            definition: String::new(),
+            epoch: 0,
+            first_segment: 0,
+            next_sequence: 0,
+            checkpoint: None,
+            segments: Vec::new(),
+            tables: Vec::new(),
+            staged: Vec::new(),
+            prepared: None,
         };
-        let number = |key: &str| value(key)?.parse::<u64>().map_err(|_| key.to_owned());
-        let read = || -> Result<Self, String> {
-            Ok(Self {
-                store: u128::from_str_radix(value("store")?, 16).map_err(|_| "store")?,
-                definition: value("definition")?.into(),
-                epoch: number("epoch")?,
-                first_segment: number("first_segment")?,
-                next_sequence: number("next_sequence").and_then(|next| match next {
-                    0 => Err("next_sequence".into()),
-                    next => Ok(next),
-                })?,
-                segments: Vec::new(),
-                tables: Vec::new(),
-                staged: Vec::new(),
-                prepared: None,
-                checkpoint: value("checkpoint").ok().map(CheckpointRef::parse).transpose()?,
-            })
+        for line in body.lines().skip(1) {
+            manifest.take(line).ok_or_else(|| damaged(at, &format!("its line {line:?} is wrong")))?;
+            at += line.len() + 1;
+        }
+        // Whatever is missing, there twice, or out of order shows here.
+        if manifest.body() != body || manifest.next_sequence == 0 || !manifest.is_ordered() {
+            return Err(damaged(title.len() + 1, "its lines are not those that a manifest has"));
+        }
+        Ok(manifest)
+    }
+
+    /// Takes in a line; `None` where it cannot.
+    fn take(&mut self, line: &str) -> Option<()> {
+        let (key, rest) = line.split_once(' ')?;
+        let mut words = Words(rest.split(' '));
+        match key {
+            "store" => self.store = u128::from_str_radix(words.next()?, 16).ok()?,
+            "definition" => self.definition = words.next()?.into(),
+            "epoch" => self.epoch = words.parse()?,
+            "first_segment" => self.first_segment = words.parse()?,
+            "next_sequence" => self.next_sequence = words.parse()?,
+            "checkpoint" => {
+                let (file, sequence, generation) = (words.file()?, words.parse()?, words.parse()?);
+                self.checkpoint = Some(CheckpointRef { file, sequence, generation });
+            }
+            "segment" => self.segments.push(words.segment()?),
+            "table" => self.tables.push(words.table()?),
+            "staged" => self.staged.push(words.file()?),
+            "prepared" => {
+                let (generation, sequence) = (words.parse()?, words.parse()?);
+                let complete = match words.next()? {
+                    COMPLETE => true,
+                    INCOMPLETE => false,
+                    _ => return None,
+                };
+                self.prepared = Some(Prepared { generation, sequence, complete, ..Prepared::default() });
+            }
+            "prepared_segment" => self.prepared.as_mut()?.segments.push(words.segment()?),
+            "prepared_table" => self.prepared.as_mut()?.tables.push(words.table()?),
+            _ => return None,
+        }
+        words.0.next().is_none().then_some(())
+    }
+
+    fn is_ordered(&self) -> bool {
+        let ordered = |segments: &[SegmentRef], tables: &[TableRef]| {
+            segments.is_sorted_by(|a, b| a.number < b.number) && tables.is_sorted_by(|a, b| a.source < b.source)
         };
-        read().map_err(|key| damaged(0, &format!("its line {key:?} is missing or wrong")))
+        let prepared = self.prepared.as_ref();
+        ordered(&self.segments, &self.tables)
+            && prepared.is_none_or(|prepared| ordered(&prepared.segments, &prepared.tables))
     }
 }
 
-impl CheckpointRef {
-    fn parse(text: &str) -> Result<Self, String> {
-        let mut words = text.split(' ');
-        match (words.next(), words.next().map(str::parse), words.next().map(str::parse), words.next()) {
-            // The name is used as a path in the folder.
-            (Some(file), Some(Ok(sequence)), Some(Ok(generation)), None) if !file.contains('/') => {
-                Ok(Self { file: file.into(), sequence, generation })
-            }
-            _ => Err("checkpoint".into()),
-        }
+/// The words of a line behind its key.
+struct Words<'a>(std::str::Split<'a, char>);
+
+impl<'a> Words<'a> {
+    fn next(&mut self) -> Option<&'a str> {
+        self.0.next()
+    }
+
+    fn parse<T: FromStr>(&mut self) -> Option<T> {
+        self.next()?.parse().ok()
+    }
+
+    /// A name that is used as a path in the folder.
+    fn file(&mut self) -> Option<String> {
+        self.next().filter(|name| is_pack(name)).map(Into::into)
+    }
+
+    fn segment(&mut self) -> Option<SegmentRef> {
+        let (number, sequence) = (self.parse()?, self.parse()?);
+        Some(SegmentRef { number, sequence, file: self.file()? })
+    }
+
+    fn table(&mut self) -> Option<TableRef> {
+        let (source, sequence) = (self.parse()?, self.parse()?);
+        Some(TableRef { source, sequence, file: self.file()? })
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::disk::RealDisk;
+    use crate::{
+        log::disk::RealDisk,
+        store::{checkpoint_name, segment_name, staged_name, table_name},
+    };
 
     fn example() -> Manifest {
+        let segment = |number, sequence| SegmentRef { number, file: segment_name(number, 1, sequence), sequence };
+        let table = |source, sequence| TableRef { source, file: table_name(source, 1, sequence), sequence };
         Manifest {
+            format: 3,
             store: 0x1234,
             definition: "abc".into(),
             epoch: 3,
             first_segment: 7,
             next_sequence: 1234,
-            checkpoint: Some(CheckpointRef { file: "checkpoint-1233.ckpt".into(), sequence: 1233, generation: 2 }),
-            segments: Vec::new(),
-            tables: Vec::new(),
-            staged: Vec::new(),
-            prepared: None,
+            checkpoint: Some(CheckpointRef { file: checkpoint_name(1233), sequence: 1233, generation: 2 }),
+            segments: vec![segment(0, 17), segment(5, 1233)],
+            tables: vec![table(1, 17), table(2, 900)],
+            staged: vec![staged_name(30), staged_name(20)],
+            prepared: Some(Prepared {
+                generation: 3,
+                sequence: 1200,
+                segments: vec![segment(0, 1200), segment(1, 1200)],
+                tables: vec![table(1, 1200)],
+                complete: false,
+            }),
         }
+    }
+
+    /// With a checksum that is right.
+    fn sealed(text: &str) -> String {
+        let body = &text[..text.rfind("crc32").unwrap()];
+        format!("{body}crc32 {:08x}\n", crc32fast::hash(body.as_bytes()))
     }
 
     #[test]
@@ -207,7 +334,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("MANIFEST");
         assert_eq!(Manifest::read(&path).unwrap(), None);
-        for manifest in [example(), Manifest { checkpoint: None, ..example() }] {
+        let complete = Prepared { complete: true, ..example().prepared.unwrap() };
+        let examples = [
+            example(),
+            Manifest { checkpoint: None, format: 2, ..example() },
+            Manifest { prepared: Some(complete), staged: Vec::new(), ..example() },
+            Manifest { prepared: None, segments: Vec::new(), tables: Vec::new(), ..example() },
+        ];
+        for manifest in examples {
             manifest.publish(&RealDisk, &path).unwrap();
             assert_eq!(Manifest::read(&path).unwrap(), Some(manifest));
         }
@@ -236,8 +370,48 @@ mod tests {
 
     #[test]
     fn a_later_format_is_told_from_damage() {
-        let text = example().encode().replace("manifest 1", "manifest 2");
-        let error = Manifest::decode(Path::new("m"), text.as_bytes()).unwrap_err().to_string();
-        assert!(error.contains("format 2") && error.contains("run the release that wrote it"), "{error}");
+        for found in [1, 4] {
+            let text = example().encode().replace("manifest 3", &format!("manifest {found}"));
+            let error = Manifest::decode(Path::new("m"), text.as_bytes()).unwrap_err().to_string();
+            let told = error.contains(&format!("format {found}")) && error.contains("run the release that wrote it");
+            assert!(told, "{error}");
+        }
+    }
+
+    #[test]
+    fn lines_that_no_release_wrote_are_refused() {
+        let good = example().encode();
+        Manifest::decode(Path::new("m"), sealed(&good).as_bytes()).unwrap();
+        let lines: Vec<&str> = good.lines().collect();
+        for at in 1..lines.len() - 1 {
+            let mut twice = lines.clone();
+            twice.insert(at, lines[at]);
+            let mut missing = lines.clone();
+            missing.remove(at);
+            let longer = format!("{} x", lines[at]);
+            let mut more = lines.clone();
+            more[at] = &longer;
+            for lines in [twice, more, missing] {
+                let text = sealed(&(lines.join("\n") + "\n"));
+                let decoded = Manifest::decode(Path::new("m"), text.as_bytes());
+                // Another list of files may be right as well.
+                assert!(decoded.is_err() || decoded.unwrap().packs().count() != example().packs().count(), "{text}");
+            }
+        }
+        for (from, to) in [
+            ("checkpoint checkpoint-", "checkpoint ../checkpoint-"),
+            ("staged staged-", "staged /staged-"),
+            (".pack\n", "\n"),
+            ("segment 5", "segment 0"),
+            ("segment 5", "segment 05"),
+            ("next_sequence 1234", "next_sequence 0"),
+            ("epoch 3", "epoch -3"),
+            ("open", "opened"),
+            ("staged ", "stashed "),
+        ] {
+            let text = sealed(&good.replacen(from, to, 1));
+            assert_ne!(text, good);
+            assert!(Manifest::decode(Path::new("m"), text.as_bytes()).is_err(), "{text}");
+        }
     }
 }

@@ -6,12 +6,16 @@
 //! FRONTIER             sequence number of the last durable record
 //! WRITER               epoch and address of the writer
 //! WANTED               touched by readers in which a query waits for changes
+//! RAISE                a format that the writer is asked to raise the store to
 //! log-N.seg            segments of the log
-//! checkpoint-S.ckpt    the state at record S
+//! checkpoint-S.pack    the header as of record S, and what changed between the base and S
+//! segment-N-G-S.pack   documents of segment N of generation G, as of record S
+//! table-T-G-S.pack     rows of lookup T of generation G, as of record S
+//! staged-S.pack        rows of an unfinished load, which the `Freeze` record S took in
 //! *.tmp                not published; left over from a crash, replaced or removed by the next writer
 //! ```
 //!
-//! Every file but FRONTIER is written under a temporary name, synced and renamed, or only appended to; none is changed
+//! A name says what is in the file, so it is never used again for something else. Every file but FRONTIER is written under a temporary name, synced and renamed, or only appended to; none is changed
 //! or shortened in place.
 
 pub mod format;
@@ -19,6 +23,7 @@ pub mod manifest;
 pub mod pack;
 
 use std::{
+    collections::HashSet,
     fs, io,
     path::{Path, PathBuf},
 };
@@ -29,8 +34,7 @@ use crate::log::{
     segment::{segment_number, segment_path},
 };
 
-const CHECKPOINT_PREFIX: &str = "checkpoint-";
-const CHECKPOINT_SUFFIX: &str = ".ckpt";
+const PACK_SUFFIX: &str = ".pack";
 
 /// File systems on which another machine's processes do not see a lock, a rename or a mapped word as ours do.
 const REFUSED: [(u64, &str); 4] = [(0x6969, "NFS"), (0x517b, "SMB"), (0xff53_4d42, "CIFS"), (0xfe53_4d42, "SMB2")];
@@ -77,8 +81,28 @@ impl Folder {
         self.root.join("WANTED")
     }
 
+    /// Asks the writer to raise the store's format.
+    pub fn raise(&self) -> PathBuf {
+        self.root.join("RAISE")
+    }
+
     pub fn checkpoint(&self, sequence: u64) -> PathBuf {
-        self.root.join(checkpoint_name(sequence))
+        self.named(&checkpoint_name(sequence))
+    }
+
+    /// `number`: of 2^20 ids; `generation`: of the load that it belongs to; `sequence`: at which it stands.
+    pub fn segment(&self, number: u32, generation: u64, sequence: u64) -> PathBuf {
+        self.named(&segment_name(number, generation, sequence))
+    }
+
+    /// As [`Folder::segment`], of a lookup.
+    pub fn table(&self, source: usize, generation: u64, sequence: u64) -> PathBuf {
+        self.named(&table_name(source, generation, sequence))
+    }
+
+    /// `sequence`: of the `Freeze` that took the rows in.
+    pub fn staged(&self, sequence: u64) -> PathBuf {
+        self.named(&staged_name(sequence))
     }
 
     /// A name out of the manifest.
@@ -87,7 +111,7 @@ impl Folder {
     }
 
     /// Names of all files.
-    fn names(&self) -> Result<Vec<String>> {
+    pub fn names(&self) -> Result<Vec<String>> {
         let failed = || Error::io("list", &self.root);
         let mut names = Vec::new();
         for entry in fs::read_dir(&self.root).map_err(failed())? {
@@ -100,18 +124,18 @@ impl Folder {
 
     /// The first file that only a store has; for a folder without a manifest.
     pub fn remains(&self) -> Result<Option<String>> {
-        let remains = |name: &String| segment_number(name).is_some() || is_checkpoint(name);
+        let remains = |name: &String| segment_number(name).is_some() || is_pack(name);
         Ok(self.names()?.into_iter().filter(remains).min())
     }
 
-    /// Unlinks what the manifest does not need: leftovers, older checkpoints, and the segments before the first needed
-    /// one, in ascending order, on which followers rely. Processes that have them open keep them. Only for the holder
-    /// of the lock, and only while no checkpoint is being written.
+    /// Unlinks what the manifest does not need: leftovers, packs that it does not name, and the segments of the log
+    /// before the first needed one, in ascending order, on which followers rely. Processes that have them open keep
+    /// them. Only for the holder of the lock, and only while no pack is being written or waits to be named.
     pub fn clean(&self, disk: &dyn Disk, manifest: &manifest::Manifest) -> Result<()> {
         let mut segments = Vec::new();
-        let needed = manifest.checkpoint.as_ref().map(|checkpoint| checkpoint.file.as_str());
+        let needed: HashSet<&str> = manifest.packs().collect();
         for name in self.names()? {
-            if name.ends_with(&format!(".{TEMPORARY}")) || (is_checkpoint(&name) && Some(name.as_str()) != needed) {
+            if name.ends_with(&format!(".{TEMPORARY}")) || (is_pack(&name) && !needed.contains(name.as_str())) {
                 remove(disk, &self.root.join(&name))?;
             } else if let Some(number) = segment_number(&name)
                 && number < manifest.first_segment
@@ -125,11 +149,24 @@ impl Folder {
 }
 
 pub fn checkpoint_name(sequence: u64) -> String {
-    format!("{CHECKPOINT_PREFIX}{sequence:016}{CHECKPOINT_SUFFIX}")
+    format!("checkpoint-{sequence:016}{PACK_SUFFIX}")
 }
 
-fn is_checkpoint(name: &str) -> bool {
-    name.starts_with(CHECKPOINT_PREFIX) && name.ends_with(CHECKPOINT_SUFFIX)
+pub fn segment_name(number: u32, generation: u64, sequence: u64) -> String {
+    format!("segment-{number:04}-{generation}-{sequence:016}{PACK_SUFFIX}")
+}
+
+pub fn table_name(source: usize, generation: u64, sequence: u64) -> String {
+    format!("table-{source}-{generation}-{sequence:016}{PACK_SUFFIX}")
+}
+
+pub fn staged_name(sequence: u64) -> String {
+    format!("staged-{sequence:016}{PACK_SUFFIX}")
+}
+
+/// Whether a file of this name, in the folder itself, is a pack.
+pub fn is_pack(name: &str) -> bool {
+    name.ends_with(PACK_SUFFIX) && !name.contains('/')
 }
 
 fn remove(disk: &dyn Disk, path: &Path) -> Result<()> {
@@ -170,5 +207,49 @@ mod tests {
         let error = Folder::open(&root, false).unwrap_err().to_string();
         assert!(error.contains("a/b"), "{error}");
         assert!(Folder::open(&root, true).unwrap().root().is_dir());
+    }
+
+    #[test]
+    fn cleaning_leaves_what_the_manifest_names() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = Folder::open(root.path(), false).unwrap();
+        let segment =
+            |number, sequence| manifest::SegmentRef { number, file: segment_name(number, 1, sequence), sequence };
+        let table = manifest::TableRef { source: 1, file: table_name(1, 1, 5), sequence: 5 };
+        let manifest = manifest::Manifest {
+            format: format::NEWEST,
+            store: 1,
+            definition: "abc".into(),
+            epoch: 1,
+            first_segment: 3,
+            next_sequence: 9,
+            checkpoint: Some(manifest::CheckpointRef { file: checkpoint_name(8), sequence: 8, generation: 1 }),
+            segments: vec![segment(0, 5), segment(1, 8)],
+            tables: vec![table.clone()],
+            staged: vec![staged_name(7)],
+            prepared: Some(manifest::Prepared {
+                generation: 2,
+                sequence: 7,
+                segments: vec![segment(0, 7)],
+                tables: vec![manifest::TableRef { file: table_name(1, 2, 7), ..table }],
+                complete: false,
+            }),
+        };
+        let mut kept: Vec<String> = manifest.packs().map(Into::into).collect();
+        assert_eq!(kept.len(), 7);
+        kept.extend(["LOCK", "MANIFEST", "FRONTIER", "RAISE", "notes.txt"].map(Into::into));
+        kept.extend([3, 4].map(|number| segment_path(Path::new(""), number).display().to_string()));
+        let gone = [checkpoint_name(7), segment_name(0, 1, 4), table_name(2, 1, 5), staged_name(6)];
+        let logs = [1, 2].map(|number| segment_path(Path::new(""), number).display().to_string());
+        let leftovers = ["MANIFEST.tmp".to_owned(), format!("{}.tmp", segment_name(2, 1, 8))];
+        for name in kept.iter().chain(&gone).chain(&logs).chain(&leftovers) {
+            fs::write(root.path().join(name), "").unwrap();
+        }
+        assert_eq!(folder.remains().unwrap(), Some(checkpoint_name(7)));
+        folder.clean(&crate::log::disk::RealDisk, &manifest).unwrap();
+        let mut names = folder.names().unwrap();
+        names.sort();
+        kept.sort();
+        assert_eq!(names, kept);
     }
 }
