@@ -76,6 +76,8 @@ pub struct SectionId {
 pub enum SectionKind {
     /// What the file says of itself: counts, sequence number, hash.
     Header = 1,
+    /// Of a checkpoint: ops that wait for the end of a load.
+    Deferred = 2,
 }
 
 /// An open pack.

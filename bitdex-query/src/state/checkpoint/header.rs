@@ -1,0 +1,92 @@
+//! The bytes of a header.
+
+use std::sync::Arc;
+
+use bitdex_proto::wire;
+use bytes::Bytes;
+
+use super::super::{
+    Feed, Header, LoadProgress, Loading,
+    encode::{Broken, Input, put_bytes, put_key, put_number},
+};
+
+/// `definition`: hash of the schema.
+pub(super) fn encode(definition: &str, header: &Header) -> Vec<u8> {
+    let Header { sequence, store, generation, feeds, loading, loaded, documents, hash } = header;
+    let mut out = Vec::new();
+    put_bytes(&mut out, definition.as_bytes());
+    put_number(&mut out, *sequence);
+    put_bytes(&mut out, store.as_bytes());
+    put_number(&mut out, *generation);
+    out.push((*loaded).into());
+    put_number(&mut out, *documents);
+    out.extend_from_slice(&hash.to_le_bytes());
+    put_number(&mut out, feeds.len() as u64);
+    for (source, Feed { cursor, caught_up, backlog }) in feeds {
+        put_bytes(&mut out, source.as_bytes());
+        put_bytes(&mut out, cursor);
+        out.push((*caught_up).into());
+        put_number(&mut out, *backlog);
+    }
+    out.push(loading.is_some().into());
+    if let Some(loading) = loading {
+        let Loading { source, progress: LoadProgress { load_id, cursor, parts, done, rows } } = &**loading;
+        put_bytes(&mut out, source.as_bytes());
+        put_bytes(&mut out, load_id.as_bytes());
+        put_bytes(&mut out, cursor);
+        put_number(&mut out, parts.len() as u64);
+        for part in parts {
+            put_number(&mut out, part.source.into());
+            put_key(&mut out, part.lo);
+            put_key(&mut out, part.hi);
+        }
+        put_number(&mut out, done.len() as u64);
+        done.iter().for_each(|part| put_number(&mut out, (*part).into()));
+        put_number(&mut out, *rows);
+    }
+    out
+}
+
+/// The definition's hash, and the header.
+pub(super) fn decode(bytes: &[u8]) -> Result<(&str, Header), Broken> {
+    let mut input = Input(bytes);
+    let definition = input.text()?;
+    let sequence = input.number()?;
+    let store = input.text()?.into();
+    let generation = input.number()?;
+    let loaded = flag(&mut input)?;
+    let documents = input.number()?;
+    let (hash, rest) = input.0.split_first_chunk::<16>().ok_or(Broken)?;
+    input.0 = rest;
+    let feeds = (0..input.length()?).map(|_| feed(&mut input)).collect::<Result<_, Broken>>()?;
+    let loading = if flag(&mut input)? { Some(Arc::new(loading(&mut input)?)) } else { None };
+    if !input.is_empty() {
+        return Err(Broken);
+    }
+    let hash = u128::from_le_bytes(*hash);
+    Ok((definition, Header { sequence, store, generation, feeds, loading, loaded, documents, hash }))
+}
+
+fn flag(input: &mut Input<'_>) -> Result<bool, Broken> {
+    match input.byte()? {
+        0 => Ok(false),
+        1 => Ok(true),
+        _ => Err(Broken),
+    }
+}
+
+fn feed(input: &mut Input<'_>) -> Result<(String, Feed), Broken> {
+    let source = input.text()?.to_owned();
+    let cursor = Bytes::copy_from_slice(input.bytes()?);
+    Ok((source, Feed { cursor, caught_up: flag(input)?, backlog: input.number()? }))
+}
+
+fn loading(input: &mut Input<'_>) -> Result<Loading, Broken> {
+    let source = input.text()?.to_owned();
+    let load_id = input.text()?.to_owned();
+    let cursor = Bytes::copy_from_slice(input.bytes()?);
+    let part = |input: &mut Input<'_>| Ok(wire::LoadPart { source: input.id()?, lo: input.key()?, hi: input.key()? });
+    let parts = (0..input.length()?).map(|_| part(input)).collect::<Result<_, Broken>>()?;
+    let done = (0..input.length()?).map(|_| input.id()).collect::<Result<_, Broken>>()?;
+    Ok(Loading { source, progress: LoadProgress { load_id, cursor, parts, done, rows: input.number()? } })
+}
