@@ -4,6 +4,8 @@
 pub mod builder;
 pub mod columns;
 pub mod documents;
+mod keys;
+mod parts;
 pub mod postings;
 pub mod segment;
 pub mod sets;

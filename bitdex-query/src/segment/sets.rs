@@ -1,7 +1,13 @@
 //! Sets of ids within a block of 65 536, and what is done with them.
+//!
+//! Nothing here allocates once a [`BlockBuffer`] has its room, and nothing panics on blocks that are not what they
+//! should be (an unsorted array out of a damaged file gives some set).
 
 /// Words of a block's bitmap.
 pub const WORDS: usize = 1024;
+
+/// Blocks in files are arrays up to this many ids, and bits beyond: then both forms take at most 8 KiB.
+pub const ARRAY_MAX: usize = 4096;
 
 /// The ids (without their upper 16 bits) of one block.
 #[derive(Debug, Clone, Copy)]
@@ -9,28 +15,616 @@ pub enum Block<'a> {
     Empty,
     /// Ascending, without duplicates, not empty.
     Array(&'a [u16]),
+    /// In files always more than [`ARRAY_MAX`] ids; as a result of kernels any number, also none.
     Bits(&'a [u64; WORDS]),
 }
 
-impl Block<'_> {
+/// Word of an id, and its bit there.
+fn place(id: u16) -> (usize, u64) {
+    (usize::from(id >> 6), 1 << (id & 63))
+}
+
+fn has(words: &[u64; WORDS], id: u16) -> bool {
+    words[usize::from(id >> 6)] >> (id & 63) & 1 == 1
+}
+
+impl<'a> Block<'a> {
+    /// Of ids as the invariant wants them; none at all give `Empty`.
+    pub fn of(ids: &'a [u16]) -> Self {
+        if ids.is_empty() { Self::Empty } else { Self::Array(ids) }
+    }
+
     pub fn contains(&self, id: u16) -> bool {
         match self {
             Self::Empty => false,
             Self::Array(ids) => ids.binary_search(&id).is_ok(),
-            Self::Bits(words) => words[usize::from(id >> 6)] >> (id & 63) & 1 == 1,
+            Self::Bits(words) => has(words, id),
+        }
+    }
+
+    /// Number of ids. Counts the bits.
+    pub fn len(&self) -> u32 {
+        match self {
+            Self::Empty => 0,
+            Self::Array(ids) => ids.len() as u32,
+            Self::Bits(words) => ones(|n| words[n]),
+        }
+    }
+
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::Empty => true,
+            Self::Array(ids) => ids.is_empty(),
+            Self::Bits(words) => words.iter().all(|word| *word == 0),
+        }
+    }
+
+    /// Ascending. The fastest way through a whole block.
+    pub fn for_each(&self, mut each: impl FnMut(u16)) {
+        match self {
+            Self::Empty => {}
+            Self::Array(ids) => ids.iter().copied().for_each(each),
+            Self::Bits(words) => {
+                for (n, word) in words.iter().enumerate() {
+                    let mut word = *word;
+                    while word != 0 {
+                        each((n * 64) as u16 | word.trailing_zeros() as u16);
+                        word &= word - 1;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Words that are not zero, ascending, with their numbers.
+    pub fn for_each_word(&self, mut each: impl FnMut(usize, u64)) {
+        match self {
+            Self::Empty => {}
+            Self::Array(ids) => {
+                let (mut current, mut bits) = (0, 0);
+                for (n, bit) in ids.iter().copied().map(place) {
+                    if n != current {
+                        if bits != 0 {
+                            each(current, bits);
+                        }
+                        (current, bits) = (n, 0);
+                    }
+                    bits |= bit;
+                }
+                if bits != 0 {
+                    each(current, bits);
+                }
+            }
+            Self::Bits(words) => {
+                for (n, word) in words.iter().enumerate() {
+                    if *word != 0 {
+                        each(n, *word);
+                    }
+                }
+            }
+        }
+    }
+
+    /// Ascending; `rev()` descending.
+    pub fn iter(&self) -> Ids<'a> {
+        match *self {
+            Self::Empty => Ids::Array([].iter()),
+            Self::Array(ids) => Ids::Array(ids.iter()),
+            Self::Bits(words) => Ids::Bits { words, first: 0, low: words[0], last: WORDS - 1, high: words[WORDS - 1] },
+        }
+    }
+
+    /// The n-th id, ascending.
+    pub fn nth(&self, n: u32) -> Option<u16> {
+        match self {
+            Self::Empty => None,
+            Self::Array(ids) => ids.get(n as usize).copied(),
+            Self::Bits(words) => {
+                let mut left = n;
+                for (at, word) in words.iter().enumerate() {
+                    let count = word.count_ones();
+                    if left < count {
+                        let word = (0..left).fold(*word, |word, _| word & (word - 1));
+                        return Some((at * 64) as u16 | word.trailing_zeros() as u16);
+                    }
+                    left -= count;
+                }
+                None
+            }
         }
     }
 }
 
-/// Room for one block, for those who combine blocks; kept and used again from block to block.
+/// See [`Block::iter`].
+#[derive(Debug, Clone)]
+pub enum Ids<'a> {
+    Array(std::slice::Iter<'a, u16>),
+    /// `low` and `high` are what is left of the words at `first` and `last`; where both are one, only `low` counts.
+    Bits {
+        words: &'a [u64; WORDS],
+        first: usize,
+        low: u64,
+        last: usize,
+        high: u64,
+    },
+}
+
+impl Iterator for Ids<'_> {
+    type Item = u16;
+
+    fn next(&mut self) -> Option<u16> {
+        match self {
+            Self::Array(ids) => ids.next().copied(),
+            Self::Bits { words, first, low, last, high } => {
+                while *low == 0 {
+                    if *first >= *last {
+                        return None;
+                    }
+                    *first += 1;
+                    *low = if *first == *last { *high } else { words[*first] };
+                }
+                let id = (*first * 64) as u16 | low.trailing_zeros() as u16;
+                *low &= *low - 1;
+                Some(id)
+            }
+        }
+    }
+}
+
+impl DoubleEndedIterator for Ids<'_> {
+    fn next_back(&mut self) -> Option<u16> {
+        match self {
+            Self::Array(ids) => ids.next_back().copied(),
+            Self::Bits { words, first, low, last, high } => {
+                while *first < *last {
+                    if *high != 0 {
+                        let bit = 63 - high.leading_zeros();
+                        *high &= !(1 << bit);
+                        return Some((*last * 64) as u16 | bit as u16);
+                    }
+                    *last -= 1;
+                    *high = words[*last];
+                }
+                if *low == 0 {
+                    return None;
+                }
+                let bit = 63 - low.leading_zeros();
+                *low &= !(1 << bit);
+                Some((*first * 64) as u16 | bit as u16)
+            }
+        }
+    }
+}
+
+/// Number of ids in both.
+pub fn and_len(a: Block<'_>, b: Block<'_>) -> u32 {
+    match (a, b) {
+        (Block::Empty, _) | (_, Block::Empty) => 0,
+        (Block::Array(a), Block::Array(b)) => {
+            let mut count = 0;
+            common(a, b, |_| count += 1);
+            count
+        }
+        (Block::Array(ids), Block::Bits(words)) | (Block::Bits(words), Block::Array(ids)) => {
+            ids.iter().map(|id| u32::from(has(words, *id))).sum()
+        }
+        (Block::Bits(a), Block::Bits(b)) => ones(|n| a[n] & b[n]),
+    }
+}
+
+/// Number of ids in `a` that are not in `b`.
+pub fn and_not_len(a: Block<'_>, b: Block<'_>) -> u32 {
+    match (a, b) {
+        (Block::Bits(a), Block::Bits(b)) => ones(|n| a[n] & !b[n]),
+        _ => a.len() - and_len(a, b),
+    }
+}
+
+/// Number of ids in either.
+pub fn or_len(a: Block<'_>, b: Block<'_>) -> u32 {
+    match (a, b) {
+        (Block::Bits(a), Block::Bits(b)) => ones(|n| a[n] | b[n]),
+        _ => a.len() + b.len() - and_len(a, b),
+    }
+}
+
+/// Whether any id is in both. Stops at the first.
+pub fn intersects(a: Block<'_>, b: Block<'_>) -> bool {
+    match (a, b) {
+        (Block::Empty, _) | (_, Block::Empty) => false,
+        (Block::Array(a), Block::Array(b)) => and_len(Block::Array(a), Block::Array(b)) > 0,
+        (Block::Array(ids), Block::Bits(words)) | (Block::Bits(words), Block::Array(ids)) => {
+            ids.iter().any(|id| has(words, *id))
+        }
+        (Block::Bits(a), Block::Bits(b)) => a.iter().zip(b).any(|(a, b)| a & b != 0),
+    }
+}
+
+/// Bits set in all 1 024 words that `word` gives. Sums up 16 words at a time by carry-save adders, which takes a third
+/// of the time of counting each where the machine's own instruction for that may not be used.
+#[inline(always)]
+fn ones(word: impl Fn(usize) -> u64) -> u32 {
+    (0..WORDS).map(|n| word(n).count_ones()).sum()
+}
+
+/// Calls `each` with what two ascending arrays have in common.
+#[inline]
+fn common(a: &[u16], b: &[u16], mut each: impl FnMut(u16)) {
+    let (short, long) = if a.len() <= b.len() { (a, b) } else { (b, a) };
+    if short.len() * 32 < long.len() {
+        let mut rest = long;
+        for id in short {
+            rest = rest.get(skip(rest, *id)..).unwrap_or_default();
+            match rest.first() {
+                None => return,
+                Some(first) if first == id => each(*id),
+                Some(_) => {}
+            }
+        }
+        return;
+    }
+    let (mut i, mut j) = (0, 0);
+    while let (Some(&x), Some(&y)) = (short.get(i), long.get(j)) {
+        if x == y {
+            each(x);
+        }
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+}
+
+/// How many ids at the beginning are below `id`; doubles its steps.
+fn skip(ids: &[u16], id: u16) -> usize {
+    let mut step = 1;
+    while ids.get(step).is_some_and(|one| *one < id) {
+        step *= 2;
+    }
+    let low = step / 2;
+    let window = ids.get(low..ids.len().min(step + 1)).unwrap_or_default();
+    low + window.partition_point(|one| *one < id)
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+enum Form {
+    #[default]
+    Empty,
+    Array,
+    Bits,
+}
+
+/// A set of one block that is changed in place, and room to combine blocks in; kept and used again from block to
+/// block.
 #[derive(Debug, Clone)]
 pub struct BlockBuffer {
     pub words: Box<[u64; WORDS]>,
     pub ids: Vec<u16>,
+    /// Which of the two is the set.
+    form: Form,
+    spare: Vec<u16>,
 }
 
 impl Default for BlockBuffer {
     fn default() -> Self {
-        Self { words: Box::new([0; WORDS]), ids: Vec::new() }
+        Self { words: Box::new([0; WORDS]), ids: Vec::new(), form: Form::Empty, spare: Vec::new() }
     }
+}
+
+impl BlockBuffer {
+    /// The set.
+    pub fn block(&self) -> Block<'_> {
+        match self.form {
+            Form::Empty => Block::Empty,
+            Form::Array => Block::of(&self.ids),
+            Form::Bits => Block::Bits(&self.words),
+        }
+    }
+
+    pub fn clear(&mut self) {
+        self.form = Form::Empty;
+    }
+
+    pub fn set(&mut self, block: Block<'_>) {
+        match block {
+            Block::Empty => self.form = Form::Empty,
+            Block::Array(ids) => {
+                self.ids.clear();
+                self.ids.extend_from_slice(ids);
+                self.form = Form::Array;
+            }
+            Block::Bits(words) => {
+                self.words.copy_from_slice(words);
+                self.form = Form::Bits;
+            }
+        }
+    }
+
+    /// All 65 536 ids.
+    pub fn fill(&mut self) {
+        self.words.fill(u64::MAX);
+        self.form = Form::Bits;
+    }
+
+    /// Makes the set `ids`, which the caller has put in ascending order without duplicates.
+    pub fn take_ids(&mut self) {
+        self.form = Form::Array;
+    }
+
+    /// Makes the set `words`, which the caller has written.
+    pub fn take_words(&mut self) {
+        self.form = Form::Bits;
+    }
+
+    /// The set as words, to be changed in place.
+    pub fn bits(&mut self) -> &mut [u64; WORDS] {
+        match self.form {
+            Form::Empty => self.words.fill(0),
+            Form::Array => {
+                self.words.fill(0);
+                put(&mut self.words, &self.ids);
+            }
+            Form::Bits => {}
+        }
+        self.form = Form::Bits;
+        &mut self.words
+    }
+
+    pub fn insert(&mut self, id: u16) {
+        match self.form {
+            Form::Bits => {
+                let (n, bit) = place(id);
+                self.words[n] |= bit;
+            }
+            Form::Array if self.ids.len() < ARRAY_MAX => {
+                if let Err(at) = self.ids.binary_search(&id) {
+                    self.ids.insert(at, id);
+                }
+            }
+            Form::Array => {
+                let (n, bit) = place(id);
+                self.bits()[n] |= bit;
+            }
+            Form::Empty => {
+                self.ids.clear();
+                self.ids.push(id);
+                self.form = Form::Array;
+            }
+        }
+    }
+
+    pub fn remove(&mut self, id: u16) {
+        match self.form {
+            Form::Empty => {}
+            Form::Array => {
+                if let Ok(at) = self.ids.binary_search(&id) {
+                    self.ids.remove(at);
+                }
+            }
+            Form::Bits => {
+                let (n, bit) = place(id);
+                self.words[n] &= !bit;
+            }
+        }
+    }
+
+    /// Keeps what is in `block` too.
+    pub fn and(&mut self, block: Block<'_>) {
+        match (self.form, block) {
+            (Form::Empty, _) => {}
+            (_, Block::Empty) => self.form = Form::Empty,
+            (Form::Array, Block::Array(other)) => {
+                self.spare.clear();
+                self.spare.resize(self.ids.len().min(other.len()), 0);
+                let (mut kept, spare) = (0, &mut self.spare);
+                common(&self.ids, other, |id| {
+                    if let Some(to) = spare.get_mut(kept) {
+                        *to = id;
+                        kept += 1;
+                    }
+                });
+                self.spare.truncate(kept);
+                std::mem::swap(&mut self.ids, &mut self.spare);
+            }
+            (Form::Array, Block::Bits(words)) => keep(&mut self.ids, |id| has(words, id)),
+            (Form::Bits, Block::Array(other)) => {
+                let words = &self.words;
+                self.ids.clear();
+                self.ids.extend_from_slice(other);
+                keep(&mut self.ids, |id| has(words, id));
+                self.form = Form::Array;
+            }
+            (Form::Bits, Block::Bits(words)) => {
+                for (to, word) in self.words.iter_mut().zip(words) {
+                    *to &= word;
+                }
+            }
+        }
+        self.empty_if_none();
+    }
+
+    /// Takes out what is in `block`.
+    pub fn and_not(&mut self, block: Block<'_>) {
+        match (self.form, block) {
+            (Form::Empty, _) | (_, Block::Empty) => {}
+            (Form::Array, Block::Array(other)) => {
+                self.spare.clear();
+                subtract(&self.ids, other, &mut self.spare);
+                std::mem::swap(&mut self.ids, &mut self.spare);
+            }
+            (Form::Array, Block::Bits(words)) => keep(&mut self.ids, |id| !has(words, id)),
+            (Form::Bits, Block::Array(other)) => {
+                for (n, bit) in other.iter().copied().map(place) {
+                    self.words[n] &= !bit;
+                }
+            }
+            (Form::Bits, Block::Bits(words)) => {
+                for (to, word) in self.words.iter_mut().zip(words) {
+                    *to &= !word;
+                }
+            }
+        }
+        self.empty_if_none();
+    }
+
+    /// Takes in what is in `block`.
+    pub fn or(&mut self, block: Block<'_>) {
+        match (self.form, block) {
+            (_, Block::Empty) => {}
+            (Form::Empty, block) => self.set(block),
+            (Form::Array, Block::Array(other)) if self.ids.len() + other.len() <= ARRAY_MAX => {
+                self.spare.clear();
+                merge(&self.ids, other, &mut self.spare);
+                std::mem::swap(&mut self.ids, &mut self.spare);
+            }
+            (_, Block::Array(other)) => put(self.bits(), other),
+            (Form::Array, Block::Bits(words)) => {
+                self.words.copy_from_slice(words);
+                put(&mut self.words, &self.ids);
+                self.form = Form::Bits;
+            }
+            (Form::Bits, Block::Bits(words)) => {
+                for (to, word) in self.words.iter_mut().zip(words) {
+                    *to |= word;
+                }
+            }
+        }
+    }
+
+    /// `a` and `b`.
+    pub fn set_and(&mut self, a: Block<'_>, b: Block<'_>) {
+        match (a, b) {
+            (Block::Empty, _) | (_, Block::Empty) => self.form = Form::Empty,
+            (Block::Bits(a), Block::Bits(b)) => {
+                for ((to, a), b) in self.words.iter_mut().zip(a).zip(b) {
+                    *to = a & b;
+                }
+                self.form = Form::Bits;
+            }
+            (Block::Bits(_), ids) => {
+                self.set(ids);
+                self.and(a);
+            }
+            (ids, other) => {
+                self.set(ids);
+                self.and(other);
+            }
+        }
+    }
+
+    /// `a` without `b`.
+    pub fn set_and_not(&mut self, a: Block<'_>, b: Block<'_>) {
+        if let (Block::Bits(a), Block::Bits(b)) = (a, b) {
+            for ((to, a), b) in self.words.iter_mut().zip(a).zip(b) {
+                *to = a & !b;
+            }
+            self.form = Form::Bits;
+        } else {
+            self.set(a);
+            self.and_not(b);
+        }
+    }
+
+    /// `a` or `b`.
+    pub fn set_or(&mut self, a: Block<'_>, b: Block<'_>) {
+        if let (Block::Bits(a), Block::Bits(b)) = (a, b) {
+            for ((to, a), b) in self.words.iter_mut().zip(a).zip(b) {
+                *to = a | b;
+            }
+            self.form = Form::Bits;
+        } else {
+            self.set(a);
+            self.or(b);
+        }
+    }
+
+    /// Takes in all of many blocks: by bits as soon as there is more than a handful of ids.
+    pub fn or_all<'b>(&mut self, blocks: impl IntoIterator<Item = Block<'b>>) {
+        const MERGED: usize = 64;
+        for block in blocks {
+            match block {
+                Block::Array(other) if self.form == Form::Array && self.ids.len() + other.len() > MERGED => {
+                    put(self.bits(), other);
+                }
+                block => self.or(block),
+            }
+        }
+    }
+
+    /// Makes the set an array where it has at most [`ARRAY_MAX`] ids, and bits otherwise. Answers their number.
+    pub fn shrink(&mut self) -> u32 {
+        let count = self.block().len();
+        match self.form {
+            Form::Bits if count as usize <= ARRAY_MAX => {
+                self.ids.clear();
+                let Self { words, ids, .. } = self;
+                Block::Bits(words).for_each(|id| ids.push(id));
+                self.form = if count == 0 { Form::Empty } else { Form::Array };
+            }
+            Form::Array if count as usize > ARRAY_MAX => {
+                self.bits();
+            }
+            _ => {}
+        }
+        count
+    }
+
+    fn empty_if_none(&mut self) {
+        if self.form == Form::Array && self.ids.is_empty() {
+            self.form = Form::Empty;
+        }
+    }
+}
+
+fn put(words: &mut [u64; WORDS], ids: &[u16]) {
+    for (n, bit) in ids.iter().copied().map(place) {
+        words[n] |= bit;
+    }
+}
+
+/// As `retain`, without a branch for each id.
+#[inline]
+fn keep(ids: &mut Vec<u16>, is: impl Fn(u16) -> bool) {
+    let mut kept = 0;
+    for n in 0..ids.len() {
+        let id = ids[n];
+        ids[kept] = id;
+        kept += usize::from(is(id));
+    }
+    ids.truncate(kept);
+}
+
+fn merge(a: &[u16], b: &[u16], to: &mut Vec<u16>) {
+    to.resize(a.len() + b.len(), 0);
+    let (mut i, mut j, mut n) = (0, 0, 0);
+    while let (Some(&x), Some(&y)) = (a.get(i), b.get(j)) {
+        to[n] = x.min(y);
+        n += 1;
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    to.truncate(n);
+    to.extend_from_slice(a.get(i..).unwrap_or_default());
+    to.extend_from_slice(b.get(j..).unwrap_or_default());
+}
+
+fn subtract(a: &[u16], b: &[u16], to: &mut Vec<u16>) {
+    if a.len() * 32 < b.len() {
+        let mut rest = b;
+        for id in a {
+            rest = rest.get(skip(rest, *id)..).unwrap_or_default();
+            if rest.first() != Some(id) {
+                to.push(*id);
+            }
+        }
+        return;
+    }
+    to.resize(a.len(), 0);
+    let (mut i, mut j, mut n) = (0, 0, 0);
+    while let (Some(&x), Some(&y)) = (a.get(i), b.get(j)) {
+        to[n] = x;
+        n += usize::from(x < y);
+        i += usize::from(x <= y);
+        j += usize::from(y <= x);
+    }
+    to.truncate(n);
+    to.extend_from_slice(a.get(i..).unwrap_or_default());
 }

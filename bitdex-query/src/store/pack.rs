@@ -78,6 +78,19 @@ pub enum SectionKind {
     Header = 1,
     /// Of a checkpoint: ops that wait for the end of a load.
     Deferred = 2,
+    /// Sets of a field: of a segment, of a checkpoint.
+    Held = 3,
+    Added = 4,
+    Removed = 5,
+    /// Codes of a field: of a segment, of a checkpoint.
+    Column = 6,
+    SparseColumn = 7,
+    /// Rows of a segment's documents, and where they lie.
+    DocumentData = 8,
+    DocumentIndex = 9,
+    /// Rows by place and key; for each place, where they lie.
+    TableData = 10,
+    TableIndex = 11,
 }
 
 /// An open pack.
