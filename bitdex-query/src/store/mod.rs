@@ -21,6 +21,7 @@
 pub mod format;
 pub mod manifest;
 pub mod pack;
+pub mod policy;
 
 use std::{
     collections::HashSet,
