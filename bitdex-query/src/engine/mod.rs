@@ -1,13 +1,38 @@
 //! Answers to requests: pure functions over one [`State`].
+//!
+//! A filter is bound to the schema ([`filter`]) and resolved against the version ([`tree`]); the ids of a block that
+//! pass it are made from the blocks of its operands, where they lie ([`evaluate`]). A page is taken in the total order
+//! of [`order`], by one of several plans ([`plan`]) that give the same rows: [`walk`] or [`gather`].
+
+mod best;
+mod evaluate;
+mod filter;
+mod gather;
+mod order;
+mod plan;
+mod set;
+mod tree;
+mod walk;
+
+use std::ops::Bound;
 
 use bitdex_proto::{
-    Result,
-    query::{CountRequest, Filter, GetRequest, SearchRequest},
-    schema::FieldId,
-    value::FieldValue,
+    Error, Result,
+    query::{CountRequest, Fields, Filter, GetRequest, SearchRequest},
+    schema::{FieldId, Schema},
+    token::{PageCursor, encode_page_cursor},
+    value::{FieldValue, Value},
 };
 use bytes::Bytes;
 
+use self::{
+    evaluate::{Matcher, Pool},
+    filter::Test,
+    order::{After, Order, Sorter},
+    plan::{Estimates, Plan},
+    tree::Resolver,
+    walk::Walk,
+};
 use crate::state::State;
 
 /// One page of a search.
@@ -36,27 +61,166 @@ pub struct Documents {
 
 /// One page of the matches. The clock is the cursor's (that of the first page), else the request's own, else `now_us`
 /// (microseconds since 1970 UTC).
-pub fn search(_state: &State, _request: &SearchRequest, _now_us: i64) -> Result<Page> {
-    todo!("engine")
+pub fn search(state: &State, request: &SearchRequest, now_us: i64) -> Result<Page> {
+    search_by(state, request, now_us, None)
+}
+
+/// By the given plan, or by the one that is thought to be the cheapest.
+fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<Plan>) -> Result<Page> {
+    let schema = state.schema();
+    check_index(schema, &request.index)?;
+    request.validate()?;
+    let order = Order::resolve(&request.sort, schema)?;
+    let fields = request.fields.resolve(schema)?;
+    let cursor = order::read_cursor(state, request)?;
+    let now_us = cursor.as_ref().map_or(request.now_us.unwrap_or(now_us), |cursor| cursor.now_us);
+    let after = cursor.as_ref().map(|cursor| After::read(cursor, &order, schema)).transpose()?;
+
+    let filter = filter::bind(request.filter.as_ref(), schema, Some(now_us))?;
+    let count = match request.count {
+        true => Some(count_matches(state, &filter, (!request.include_pending).then_some(now_us))?),
+        false => None,
+    };
+    let limit = request.limit as usize;
+    // One more than asked for tells whether another page follows.
+    let mut matcher = matcher(state, &filter, (!request.include_pending).then_some(now_us))?;
+    let mut ids = page(state, &mut matcher, &order, after.as_ref(), limit + 1, plan)?;
+    let more = ids.len() > limit;
+    ids.truncate(limit);
+
+    let next_cursor = match ids.last() {
+        Some(last) if more => Some(encode_page_cursor(PageCursor {
+            version: 0,
+            store: state.store().into(),
+            generation: state.generation(),
+            sequence: cursor.as_ref().map_or(state.sequence(), |first| first.sequence),
+            now_us,
+            query: order::query_hash(request).to_vec().into(),
+            after: order.after(state, *last)?,
+            after_id: *last,
+        })),
+        _ => None,
+    };
+    let rows = if fields.is_empty() {
+        Vec::new()
+    } else {
+        let row = |id: &u32| match state.document(*id)? {
+            Some(document) => Ok(document.values(&fields)?),
+            None => Err(order::gone(*id)),
+        };
+        ids.iter().map(row).collect::<Result<_>>()?
+    };
+    Ok(Page { ids, fields, rows, next_cursor, count, now_us })
+}
+
+/// A filter, and what is hidden at a clock; `None`: nothing is hidden.
+fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>) -> Result<Matcher<'s>> {
+    let resolver = Resolver::new(state);
+    let hidden = match (state.schema().visible_at, now_us) {
+        (Some(field), Some(now_us)) => {
+            resolver.column(field, &Test::Range((Bound::Excluded(Value::Int(now_us)), Bound::Unbounded)))?
+        }
+        _ => None,
+    };
+    let hidden = hidden.filter(|test| !test.ranges.is_empty());
+    Ok(Matcher { root: resolver.root(filter)?, hidden, pool: Pool::default() })
+}
+
+/// The first `want` rows behind `after`.
+fn page<'s>(
+    state: &'s State,
+    matcher: &mut Matcher<'s>,
+    order: &Order,
+    after: Option<&After>,
+    want: usize,
+    plan: Option<Plan>,
+) -> Result<Vec<u32>> {
+    let sorter = Sorter::new(state, order)?;
+    let all = state.blocks();
+    let blocks = matcher.root.blocks(&all)?;
+    if blocks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let first = order.first();
+    let plan = match plan {
+        Some(plan) => plan,
+        None => {
+            let range = matcher.root.range(first.field);
+            Estimates::new(state, &matcher.root, &sorter, &blocks, range, want)?.cheaper()
+        }
+    };
+    let resolver = Resolver::new(state);
+    match (plan, sorter.first()) {
+        (Plan::Walk, Some(column)) => {
+            let range = matcher.root.take_range(first.field, resolver.presence())?;
+            let walk = Walk { sorter: &sorter, column, range, after, want };
+            Ok(walk.run(matcher, |matcher| {
+                matcher.root.negatives.push(resolver.exists(first.field)?);
+                matcher.root.blocks(&all)
+            })?)
+        }
+        _ => Ok(gather::gather(matcher, &sorter, &resolver.exists(first.field)?, &blocks, after, want)?),
+    }
+}
+
+fn count_matches(state: &State, filter: &filter::Node, now_us: Option<i64>) -> Result<u64> {
+    let mut matcher = matcher(state, filter, now_us)?;
+    let blocks = matcher.root.blocks(&state.blocks())?;
+    Ok(matcher.count(&blocks)?)
 }
 
 /// The version that the request's cursor demands: wait for it before calling [`search`]. `None` without a cursor.
-pub fn cursor_sequence(_state: &State, _request: &SearchRequest) -> Result<Option<u64>> {
-    todo!("engine")
+pub fn cursor_sequence(state: &State, request: &SearchRequest) -> Result<Option<u64>> {
+    check_index(state.schema(), &request.index)?;
+    Ok(order::read_cursor(state, request)?.map(|cursor| cursor.sequence))
 }
 
 /// Documents by id, in the order asked for and as often; what is absent or pending is left out. No fields named means
 /// all.
-pub fn get(_state: &State, _request: &GetRequest, _now_us: i64) -> Result<Documents> {
-    todo!("engine")
+pub fn get(state: &State, request: &GetRequest, now_us: i64) -> Result<Documents> {
+    let schema = state.schema();
+    check_index(schema, &request.index)?;
+    request.validate()?;
+    let fields = match &request.fields {
+        Fields::None => Fields::All.resolve(schema)?,
+        fields => fields.resolve(schema)?,
+    };
+    let now_us = request.now_us.unwrap_or(now_us);
+    let mut found = Documents { ids: Vec::new(), fields, rows: Vec::new() };
+    for id in &request.ids {
+        let Some(document) = state.document(*id)? else { continue };
+        if let Some(field) = schema.visible_at.filter(|_| !request.include_pending)
+            && matches!(document.value(field)?.values(), [Value::Int(at)] if *at > now_us)
+        {
+            continue;
+        }
+        found.ids.push(*id);
+        found.rows.push(document.values(&found.fields)?);
+    }
+    Ok(found)
 }
 
 /// Exact number of matches.
-pub fn count(_state: &State, _request: &CountRequest, _now_us: i64) -> Result<u64> {
-    todo!("engine")
+pub fn count(state: &State, request: &CountRequest, now_us: i64) -> Result<u64> {
+    check_index(state.schema(), &request.index)?;
+    request.validate()?;
+    let now_us = request.now_us.unwrap_or(now_us);
+    let filter = filter::bind(request.filter.as_ref(), state.schema(), Some(now_us))?;
+    count_matches(state, &filter, (!request.include_pending).then_some(now_us))
 }
 
 /// Calls `each` with every match of a filter without relative times, pending documents included, ascending.
-pub(crate) fn matching(_state: &State, _filter: &Filter, _each: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
-    todo!("engine")
+pub(crate) fn matching(state: &State, filter: &Filter, each: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
+    let filter = filter::bind(Some(filter), state.schema(), None)?;
+    let mut matcher = matcher(state, &filter, None)?;
+    let blocks = matcher.root.blocks(&state.blocks())?;
+    matcher.each(&blocks, each)
+}
+
+fn check_index(schema: &Schema, index: &str) -> Result<()> {
+    if index == schema.index {
+        Ok(())
+    } else {
+        Err(Error::NotFound(format!("index {index:?} is not served here: this process serves {:?}", schema.index)))
+    }
 }

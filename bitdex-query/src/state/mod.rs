@@ -25,7 +25,7 @@ use imbl::OrdMap;
 
 pub use checkpoint::{Flushed, write_checkpoint};
 pub use files::Files;
-pub(crate) use view::{ColumnView, DocumentView, Operand};
+pub(crate) use view::{Bounds, ColumnView, DocumentView, Operand};
 
 use layer::Layer;
 use layout::Layout;

@@ -1,0 +1,124 @@
+//! The first rows of those that are pushed, in little more memory than they take.
+
+use super::order::{After, Keys, Rank, Sorter};
+use crate::log::Result;
+
+#[derive(Debug)]
+pub(super) struct Best<'q, 's> {
+    sorter: &'q Sorter<'s>,
+    want: usize,
+    descending: bool,
+    after: Option<(Rank, Keys, u32)>,
+    /// No row behind this rank is among the first.
+    threshold: Option<Rank>,
+    rows: Rows,
+}
+
+#[derive(Debug)]
+enum Rows {
+    /// Ranks tell all.
+    Plain(Vec<Rank>),
+    Keyed(Vec<(Rank, Keys, u32)>),
+}
+
+impl<'q, 's> Best<'q, 's> {
+    pub(super) fn new(sorter: &'q Sorter<'s>, after: Option<&After>, want: usize) -> Self {
+        let descending = sorter.first_descends();
+        let after = after.map(|after| {
+            let code = match sorter.first() {
+                Some(_) => sorter.after_code(after),
+                None => Some(after.id().into()),
+            };
+            let rank = Rank::new(code, after.id(), descending);
+            (rank, sorter.after_keys(after), after.id())
+        });
+        let rows = if sorter.is_plain() { Rows::Plain(Vec::new()) } else { Rows::Keyed(Vec::new()) };
+        Self { sorter, want, descending, after, threshold: None, rows }
+    }
+
+    /// Whether no row of this code, nor any behind it, is among the first.
+    pub(super) fn is_beyond(&self, code: Option<u64>) -> bool {
+        let first = Rank::new(code, 0, self.descending).first_of_code();
+        self.want == 0 || self.threshold.is_some_and(|threshold| first > threshold)
+    }
+
+    /// `shows` is asked of those alone that would be among the first so far.
+    pub(super) fn push(&mut self, code: Option<u64>, id: u32, shows: impl FnOnce() -> Result<bool>) -> Result<()> {
+        let rank = Rank::new(code, id, self.descending);
+        let full = match &mut self.rows {
+            Rows::Plain(rows) => {
+                let behind = self.after.as_ref().is_none_or(|(after, _, _)| rank > *after);
+                if !behind || self.threshold.is_some_and(|threshold| rank >= threshold) || !shows()? {
+                    return Ok(());
+                }
+                rows.push(rank);
+                rows.len() >= 2 * self.want + 64
+            }
+            Rows::Keyed(rows) => {
+                let first = rank.first_of_code();
+                let before = self.after.as_ref().is_some_and(|(after, _, _)| first < after.first_of_code());
+                if before || self.threshold.is_some_and(|threshold| first > threshold) || !shows()? {
+                    return Ok(());
+                }
+                let keys = self.sorter.keys(id)?;
+                if let Some((_, after, after_id)) = &self.after
+                    && self.sorter.compare((&keys, id), (after, *after_id)).is_le()
+                {
+                    return Ok(());
+                }
+                rows.push((first, keys, id));
+                rows.len() >= 2 * self.want + 64
+            }
+        };
+        if full {
+            self.select();
+        }
+        Ok(())
+    }
+
+    /// Draws the threshold in.
+    pub(super) fn tighten(&mut self) {
+        let rows = match &self.rows {
+            Rows::Plain(rows) => rows.len(),
+            Rows::Keyed(rows) => rows.len(),
+        };
+        if rows > self.want || rows == self.want && self.threshold.is_none() {
+            self.select();
+        }
+    }
+
+    /// Drops all but the first.
+    fn select(&mut self) {
+        let Some(last) = self.want.checked_sub(1) else { return };
+        match &mut self.rows {
+            Rows::Plain(rows) if rows.len() > last => {
+                let (_, rank, _) = rows.select_nth_unstable(last);
+                self.threshold = Some(*rank);
+                rows.truncate(self.want);
+            }
+            Rows::Keyed(rows) if rows.len() > last => {
+                let sorter = self.sorter;
+                let by_keys = |a: &(Rank, Keys, u32), b: &(Rank, Keys, u32)| sorter.compare((&a.1, a.2), (&b.1, b.2));
+                let (_, (rank, ..), _) = rows.select_nth_unstable_by(last, by_keys);
+                self.threshold = Some(*rank);
+                rows.truncate(self.want);
+            }
+            _ => {}
+        }
+    }
+
+    /// In their order.
+    pub(super) fn finish(self) -> Vec<u32> {
+        let (want, descending, sorter) = (self.want, self.descending, self.sorter);
+        match self.rows {
+            Rows::Plain(mut rows) => {
+                rows.sort_unstable();
+                rows.into_iter().take(want).map(|rank| rank.id(descending)).collect()
+            }
+            Rows::Keyed(mut rows) => {
+                rows.sort_unstable_by(|a, b| sorter.compare((&a.1, a.2), (&b.1, b.2)));
+                rows.into_iter().take(want).map(|(_, _, id)| id).collect()
+            }
+        }
+    }
+}

@@ -1,0 +1,454 @@
+//! A bound filter, resolved against one version: each leaf knows where its sets or codes lie, each operand about how
+//! many ids it holds.
+
+use std::ops::Bound;
+
+use bitdex_proto::{
+    schema::{FieldId, KEY_FIELD},
+    value::Value,
+};
+
+use super::{
+    filter::{self, Test},
+    set::Set,
+};
+use crate::{
+    log::Result,
+    segment::value::{Term, ValueRef},
+    state::{Bounds, ColumnView, Operand, State},
+};
+
+/// Unions of more terms than this know which of them are in which block.
+const MANY_TERMS: usize = 8;
+/// A range over more terms than this is united once for the whole query, that many terms at a time.
+const TERMS_AT_ONCE: usize = 1024;
+/// Ranges of one column test whose ids are estimated one by one.
+const RANGES_LOOKED_AT: usize = 16;
+
+#[derive(Debug)]
+pub(super) enum Node<'s> {
+    Nothing,
+    Term(Operand<'s>),
+    Union(Union<'s>),
+    Column(Box<ColumnTest<'s>>),
+    /// Ids from first to last, ascending; present or not.
+    Keys(Vec<(u32, u32)>),
+    /// By number, ascending.
+    Stored(Vec<(u16, Set)>),
+    And(And<'s>),
+    Or(Vec<Child<'s>>),
+}
+
+#[derive(Debug)]
+pub(super) struct Child<'s> {
+    pub(super) node: Node<'s>,
+    /// Number of ids, about.
+    pub(super) estimate: u64,
+}
+
+/// The ids that are in all of the one and in none of the others. In at least one of `positives` there are present
+/// documents only.
+#[derive(Debug, Default)]
+pub(super) struct And<'s> {
+    /// The smallest first.
+    pub(super) positives: Vec<Child<'s>>,
+    /// The largest first.
+    pub(super) negatives: Vec<Child<'s>>,
+}
+
+#[derive(Debug)]
+pub(super) struct Union<'s> {
+    pub(super) terms: Vec<Operand<'s>>,
+    /// (block, position of a term that is in it), ascending; empty where there are few terms.
+    pub(super) by_block: Vec<(u16, u32)>,
+}
+
+/// A test of the codes of a column.
+#[derive(Debug)]
+pub(super) struct ColumnTest<'s> {
+    pub(super) field: FieldId,
+    pub(super) column: ColumnView<'s>,
+    /// The ids that have a code.
+    pub(super) exists: Operand<'s>,
+    /// Codes from first to last that pass; ascending and apart.
+    pub(super) ranges: Vec<(u64, u64)>,
+    /// Codes whose documents decide, by `test`; ascending. Empty where codes are exact.
+    pub(super) unsure: Vec<u64>,
+    test: Test,
+    state: &'s State,
+}
+
+/// What the bounds of a block say of a test.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Share {
+    None,
+    Some,
+    /// All that have a code.
+    All,
+}
+
+impl ColumnTest<'_> {
+    pub(super) fn share(&self, block: u16) -> Result<Share> {
+        let bounds = self.column.bounds(block)?;
+        if bounds.count == 0 {
+            return Ok(Share::None);
+        }
+        let at = self.ranges.partition_point(|(_, last)| *last < bounds.min);
+        let range = self.ranges.get(at).filter(|(first, _)| *first <= bounds.max);
+        if range.is_some_and(|(first, last)| *first <= bounds.min && bounds.max <= *last) {
+            return Ok(Share::All);
+        }
+        let unsure = self.unsure.get(self.unsure.partition_point(|code| *code < bounds.min));
+        let none = range.is_none() && unsure.is_none_or(|code| *code > bounds.max);
+        Ok(if none { Share::None } else { Share::Some })
+    }
+
+    pub(super) fn passes(&self, code: u64, id: u32) -> Result<bool> {
+        let within = match self.ranges.as_slice() {
+            [(first, last)] => *first <= code && code <= *last,
+            ranges => {
+                let at = ranges.partition_point(|(_, last)| *last < code);
+                ranges.get(at).is_some_and(|(first, _)| *first <= code)
+            }
+        };
+        if within || self.unsure.is_empty() || self.unsure.binary_search(&code).is_err() {
+            return Ok(within);
+        }
+        let Some(document) = self.state.document(id)? else { return Ok(false) };
+        Ok(self.test.passes(document.value(self.field)?.values()))
+    }
+
+    fn estimate(&self) -> Result<u64> {
+        let unsure = self.unsure.iter().map(|code| (*code, *code));
+        let ranges = self.ranges.iter().copied().chain(unsure);
+        let all = self.ranges.len() + self.unsure.len();
+        let mut sum = 0_u64;
+        for (first, last) in ranges.step_by(all.div_ceil(RANGES_LOOKED_AT).max(1)) {
+            sum = sum.saturating_add(self.column.estimate(first, last)?);
+        }
+        Ok(sum.saturating_mul(all.div_ceil(RANGES_LOOKED_AT).max(1) as u64))
+    }
+}
+
+impl<'s> Union<'s> {
+    pub(super) fn new(terms: Vec<Operand<'s>>) -> Self {
+        let mut by_block = Vec::new();
+        if terms.len() > MANY_TERMS {
+            for (position, term) in terms.iter().enumerate() {
+                by_block.extend(term.blocks().into_iter().map(|block| (block, position as u32)));
+            }
+            by_block.sort_unstable();
+        }
+        Self { terms, by_block }
+    }
+
+    /// The terms that may have ids in a block.
+    pub(super) fn of_block(&self, block: u16) -> impl Iterator<Item = &Operand<'s>> {
+        let few = if self.by_block.is_empty() { self.terms.as_slice() } else { &[] };
+        let from = self.by_block.partition_point(|(number, _)| *number < block);
+        let listed = self.by_block.get(from..).unwrap_or_default().iter();
+        let listed = listed.take_while(move |(number, _)| *number == block);
+        few.iter().chain(listed.filter_map(|(_, position)| self.terms.get(*position as usize)))
+    }
+}
+
+impl<'s> And<'s> {
+    fn push(&mut self, child: Child<'s>, positive: bool) {
+        match (child.node, positive) {
+            (Node::Nothing, false) => {}
+            (Node::And(and), true) => {
+                self.positives.extend(and.positives);
+                self.negatives.extend(and.negatives);
+            }
+            (node, true) => self.positives.push(Child { node, estimate: child.estimate }),
+            (node, false) => self.negatives.push(Child { node, estimate: child.estimate }),
+        }
+    }
+
+    /// Number of ids, taking its parts for independent of each other.
+    pub(super) fn estimate(&self, documents: u64) -> u64 {
+        let share = |child: &Child<'_>| (child.estimate as f64 / documents.max(1) as f64).min(1.0);
+        let within: f64 = self.positives.iter().map(share).product();
+        let without: f64 = self.negatives.iter().map(|child| 1.0 - share(child)).product();
+        (documents as f64 * within * without) as u64
+    }
+
+    /// The codes of the test of a field's column that a walk over that column can do by where it begins and ends, and
+    /// where that test stands.
+    fn find_range(&self, field: FieldId) -> Option<(usize, (u64, u64))> {
+        self.positives.iter().enumerate().find_map(|(at, child)| match &child.node {
+            Node::Column(test) if test.field == field && test.unsure.is_empty() => match test.ranges.as_slice() {
+                [range] => Some((at, *range)),
+                _ => None,
+            },
+            _ => None,
+        })
+    }
+
+    pub(super) fn range(&self, field: FieldId) -> Option<(u64, u64)> {
+        self.find_range(field).map(|(_, range)| range)
+    }
+
+    /// As [`And::range`]; takes the test out.
+    pub(super) fn take_range(&mut self, field: FieldId, presence: Presence<'s>) -> Result<Option<(u64, u64)>> {
+        let Some((at, range)) = self.find_range(field) else { return Ok(None) };
+        self.positives.remove(at);
+        presence.complete(self)?;
+        Ok(Some(range))
+    }
+}
+
+/// The documents that are present.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Presence<'s>(&'s State);
+
+impl<'s> Presence<'s> {
+    fn child(self) -> Result<Child<'s>> {
+        let operand = self.0.operand(KEY_FIELD, Term::Exists)?;
+        Ok(Child { node: Node::Term(operand), estimate: self.0.documents() })
+    }
+
+    /// Makes sure that what passes is present, and orders the parts.
+    fn complete(self, and: &mut And<'s>) -> Result<()> {
+        if and.positives.iter().all(|child| matches!(child.node, Node::Keys(_))) {
+            and.positives.push(self.child()?);
+        }
+        and.positives.sort_by_key(|child| child.estimate);
+        and.negatives.sort_by_key(|child| std::cmp::Reverse(child.estimate));
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Resolver<'s> {
+    state: &'s State,
+}
+
+impl<'s> Resolver<'s> {
+    pub(super) fn new(state: &'s State) -> Self {
+        Self { state }
+    }
+
+    pub(super) fn presence(self) -> Presence<'s> {
+        Presence(self.state)
+    }
+
+    /// The whole filter, as one intersection.
+    pub(super) fn root(self, node: &filter::Node) -> Result<And<'s>> {
+        let mut and = And::default();
+        self.add(&mut and, node, true)?;
+        self.presence().complete(&mut and)?;
+        Ok(and)
+    }
+
+    /// The ids that have a value in a field.
+    pub(super) fn exists(self, field: FieldId) -> Result<Child<'s>> {
+        let operand = self.state.operand(field, Term::Exists)?;
+        Ok(Child { estimate: operand.estimate(), node: Node::Term(operand) })
+    }
+
+    /// The ids whose code in the field passes; `None` where it has no column.
+    pub(super) fn column(self, field: FieldId, test: &Test) -> Result<Option<Box<ColumnTest<'s>>>> {
+        let Some(column) = self.state.column(field) else { return Ok(None) };
+        let (mut ranges, mut unsure) = (Vec::new(), Vec::new());
+        let exact = column.is_exact();
+        match test {
+            Test::AnyOf(values) => {
+                let codes = values.iter().map(|value| ValueRef::of(value).code());
+                if exact {
+                    ranges.extend(codes.map(|code| (code, code)));
+                } else {
+                    unsure.extend(codes);
+                }
+            }
+            Test::Range(bounds) => {
+                let mut unsure_of = |code| {
+                    if !exact {
+                        unsure.push(code)
+                    }
+                };
+                ranges.extend(code_range(bounds, exact, &mut unsure_of));
+            }
+            Test::IsNull => {}
+        }
+        ranges.sort_unstable();
+        ranges.dedup();
+        unsure.sort_unstable();
+        unsure.dedup();
+        let exists = self.state.operand(field, Term::Exists)?;
+        Ok(Some(Box::new(ColumnTest { field, column, exists, ranges, unsure, test: test.clone(), state: self.state })))
+    }
+
+    fn add(self, and: &mut And<'s>, node: &filter::Node, positive: bool) -> Result<()> {
+        match (node, positive) {
+            (filter::Node::And(nodes), true) | (filter::Node::Or(nodes), false) => {
+                nodes.iter().try_for_each(|node| self.add(and, node, positive))
+            }
+            (filter::Node::Not(node), _) => self.add(and, node, !positive),
+            (filter::Node::Leaf(KEY_FIELD, Test::IsNull), _) => {
+                and.push(Child { node: Node::Nothing, estimate: 0 }, positive);
+                Ok(())
+            }
+            (filter::Node::Leaf(field, Test::IsNull), _) => {
+                and.push(self.exists(*field)?, !positive);
+                Ok(())
+            }
+            (filter::Node::Leaf(field, test), _) => {
+                and.push(self.leaf(*field, test)?, positive);
+                Ok(())
+            }
+            (filter::Node::And(_), false) => {
+                let child = self.intersection(node)?;
+                and.push(child, false);
+                Ok(())
+            }
+            (filter::Node::Or(nodes), true) => {
+                let child = self.union(nodes)?;
+                and.push(child, true);
+                Ok(())
+            }
+        }
+    }
+
+    fn intersection(self, node: &filter::Node) -> Result<Child<'s>> {
+        let and = self.root(node)?;
+        let estimate = and.estimate(self.state.documents());
+        Ok(Child { node: Node::And(and), estimate })
+    }
+
+    fn union(self, nodes: &[filter::Node]) -> Result<Child<'s>> {
+        let children = nodes.iter().map(|node| match node {
+            filter::Node::Or(nodes) => self.union(nodes),
+            filter::Node::Leaf(field, test) if *field != KEY_FIELD && *test != Test::IsNull => self.leaf(*field, test),
+            node => self.intersection(node),
+        });
+        let children = children.collect::<Result<Vec<_>>>()?;
+        let sum = children.iter().fold(0_u64, |sum, child| sum.saturating_add(child.estimate));
+        Ok(Child { node: Node::Or(children), estimate: sum.min(self.state.documents()) })
+    }
+
+    fn leaf(self, field: FieldId, test: &Test) -> Result<Child<'s>> {
+        if field == KEY_FIELD {
+            let keys = keys(test);
+            let ids = keys.iter().map(|(first, last)| u64::from(last - first) + 1).sum::<u64>();
+            return Ok(Child { node: Node::Keys(keys), estimate: ids.min(self.state.documents()) });
+        }
+        if let Some(test) = self.column(field, test)? {
+            let estimate = test.estimate()?;
+            let nothing = test.ranges.is_empty() && test.unsure.is_empty();
+            return Ok(Child { node: if nothing { Node::Nothing } else { Node::Column(test) }, estimate });
+        }
+        match test {
+            Test::AnyOf(values) => self.any_of(field, values),
+            Test::Range(bounds) => self.terms(field, bounds),
+            Test::IsNull => Ok(Child { node: Node::Nothing, estimate: 0 }),
+        }
+    }
+
+    fn operands(self, field: FieldId, values: &[Value]) -> Result<(Vec<Operand<'s>>, u64)> {
+        let mut operands = Vec::with_capacity(values.len());
+        let mut sum = 0_u64;
+        for value in values {
+            let operand = self.state.operand(field, Term::Value(ValueRef::of(value)))?;
+            let estimate = operand.estimate();
+            if estimate > 0 {
+                sum = sum.saturating_add(estimate);
+                operands.push(operand);
+            }
+        }
+        Ok((operands, sum))
+    }
+
+    fn any_of(self, field: FieldId, values: &[Value]) -> Result<Child<'s>> {
+        let (mut operands, sum) = self.operands(field, values)?;
+        let node = match operands.len() {
+            0 => Node::Nothing,
+            1 => operands.pop().map_or(Node::Nothing, Node::Term),
+            _ => Node::Union(Union::new(operands)),
+        };
+        Ok(Child { node, estimate: sum.min(self.state.documents()) })
+    }
+
+    fn terms(self, field: FieldId, bounds: &Bounds) -> Result<Child<'s>> {
+        let mut values = self.state.terms_within(field, bounds, TERMS_AT_ONCE)?;
+        if values.len() < TERMS_AT_ONCE {
+            return self.any_of(field, &values);
+        }
+        let mut stored = std::collections::BTreeMap::<u16, Set>::new();
+        let mut buffer = Default::default();
+        loop {
+            let (operands, _) = self.operands(field, &values)?;
+            for operand in operands {
+                for number in operand.blocks() {
+                    let block = operand.block(number, &mut buffer)?;
+                    stored.entry(number).or_default().or(block);
+                }
+            }
+            let last = match values.pop() {
+                Some(last) if values.len() + 1 >= TERMS_AT_ONCE => last,
+                _ => break,
+            };
+            values = self.state.terms_within(field, &(Bound::Excluded(last), bounds.1.clone()), TERMS_AT_ONCE)?;
+        }
+        let stored: Vec<_> = stored.into_iter().collect();
+        let estimate = stored.iter().map(|(_, set)| u64::from(set.len())).sum();
+        Ok(Child { node: Node::Stored(stored), estimate })
+    }
+}
+
+/// The codes that are surely within bounds. Where codes are not exact, those of the ends are left out, and told of.
+fn code_range(bounds: &Bounds, exact: bool, unsure: &mut dyn FnMut(u64)) -> Option<(u64, u64)> {
+    let code = |value: &Value| ValueRef::of(value).code();
+    let mut end = |value: &Value, included: bool| {
+        let code = code(value);
+        unsure(code);
+        (code, included && exact)
+    };
+    let first = match &bounds.0 {
+        Bound::Unbounded => Some(0),
+        Bound::Included(value) => match end(value, true) {
+            (code, true) => Some(code),
+            (code, false) => code.checked_add(1),
+        },
+        Bound::Excluded(value) => end(value, false).0.checked_add(1),
+    };
+    let last = match &bounds.1 {
+        Bound::Unbounded => Some(u64::MAX),
+        Bound::Included(value) => match end(value, true) {
+            (code, true) => Some(code),
+            (code, false) => code.checked_sub(1),
+        },
+        Bound::Excluded(value) => end(value, false).0.checked_sub(1),
+    };
+    first.zip(last).filter(|(first, last)| first <= last)
+}
+
+/// The ids that a test of the key lets through.
+fn keys(test: &Test) -> Vec<(u32, u32)> {
+    match test {
+        Test::AnyOf(values) => {
+            let id = |value: &Value| match value {
+                Value::Int(key) => u32::try_from(*key).ok(),
+                _ => None,
+            };
+            values.iter().filter_map(id).map(|id| (id, id)).collect()
+        }
+        Test::Range(bounds) => {
+            // One beyond the ids on either side, so that an excluded end can be stepped over without a special case.
+            let clamp = |key: i64| key.clamp(-1, i64::from(u32::MAX) + 1);
+            let lo = match &bounds.0 {
+                Bound::Included(Value::Int(key)) => clamp(*key),
+                Bound::Excluded(Value::Int(key)) => clamp(*key) + 1,
+                _ => 0,
+            };
+            let hi = match &bounds.1 {
+                Bound::Included(Value::Int(key)) => clamp(*key),
+                Bound::Excluded(Value::Int(key)) => clamp(*key) - 1,
+                _ => i64::from(u32::MAX),
+            };
+            let range = u32::try_from(lo.max(0)).ok().zip(u32::try_from(hi.min(i64::from(u32::MAX))).ok());
+            range.filter(|(lo, hi)| lo <= hi).into_iter().collect()
+        }
+        Test::IsNull => Vec::new(),
+    }
+}
