@@ -22,6 +22,7 @@ pub mod format;
 pub mod manifest;
 pub mod pack;
 pub mod policy;
+pub mod raise;
 
 use std::{
     collections::HashSet,
