@@ -61,10 +61,26 @@ pub struct Serve {
     #[arg(long, env = "BITDEX_READER_ONLY")]
     pub reader_only: bool,
 
-    /// Write a checkpoint after this many MiB of log; a restart replays at most about as much.
-    #[arg(long, env = "BITDEX_CHECKPOINT_MB", value_name = "MIB", default_value_t = 256,
+    /// Changes that may stand in memory before they are in files, in MiB; past it senders are slowed. Half of it is
+    /// brought into files at once. Every process of the folder may need as much.
+    #[arg(long, env = "BITDEX_UNFLUSHED_MB", value_name = "MIB", default_value_t = 128,
+          value_parser = clap::value_parser!(u32).range(1..=65536))]
+    pub unflushed_mb: u32,
+
+    /// Bring changes into files at least this often, in seconds, where there are any; a restart replays what came since.
+    #[arg(long, env = "BITDEX_FLUSH_SECONDS", value_name = "SECONDS", default_value_t = 60,
           value_parser = clap::value_parser!(u32).range(1..))]
-    pub checkpoint_mb: u32,
+    pub flush_seconds: u32,
+
+    /// Memory for building the index of a load, in MiB.
+    #[arg(long, env = "BITDEX_BUILD_MB", value_name = "MIB", default_value_t = 1024,
+          value_parser = clap::value_parser!(u32).range(16..=1_048_576))]
+    pub build_mb: u32,
+
+    /// Threads that build the index of a load. Default: one for each core.
+    #[arg(long, env = "BITDEX_BUILD_THREADS", value_name = "THREADS",
+          value_parser = clap::value_parser!(u16).range(1..=1024))]
+    pub build_threads: Option<u16>,
 
     /// Changes that may wait to become durable, in MiB; past it senders are slowed.
     #[arg(long, env = "BITDEX_MAX_QUEUE_MB", value_name = "MIB", default_value_t = 64,
@@ -85,8 +101,12 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn checkpoint_bytes(&self) -> u64 {
-        u64::from(self.checkpoint_mb) << 20
+    pub fn unflushed_bytes(&self) -> u64 {
+        u64::from(self.unflushed_mb) << 20
+    }
+
+    pub fn build_memory(&self) -> usize {
+        (self.build_mb as usize) << 20
     }
 
     pub fn queue_bytes(&self) -> usize {

@@ -4,6 +4,8 @@
 //! One thread owns the log: it follows, and once the lock is this process's it writes. Everything else reads versions,
 //! which that thread publishes only once they are durable.
 
+mod commit;
+mod keeper;
 mod options;
 mod session;
 #[cfg(test)]
@@ -37,12 +39,11 @@ use crate::{
         disk::{Disk, RealDisk},
         frame::MAX_PAYLOAD,
     },
-    state::State,
-    store::{
-        Folder,
-        manifest::{CheckpointRef, Manifest},
-    },
+    state::{Files, State},
+    store::{Folder, manifest::Manifest},
 };
+use commit::Waiting;
+use keeper::{Failure, Flush};
 use session::Sessions;
 
 /// A process's view of one index, and its right to write where it has it. Dropping it ends the thread that owns the log,
@@ -59,6 +60,8 @@ struct Problems {
     following: Option<String>,
     /// Why it cannot write, or could not become the writer.
     writing: Option<String>,
+    /// Why changes cannot be brought from memory and log into files.
+    keeping: Option<String>,
 }
 
 /// What the log's thread and the callers share.
@@ -67,7 +70,10 @@ struct Shared {
     options: NodeOptions,
     folder: Folder,
     disk: Arc<dyn Disk>,
+    /// The newest version.
     current: ArcSwap<State>,
+    /// The version that queries see: the newest one that was ready or, before the first, the newest.
+    serving: ArcSwap<State>,
     /// Of the current version; set after it.
     sequence: watch::Sender<u64>,
     role: watch::Sender<Role>,
@@ -92,8 +98,19 @@ enum Command {
     /// The lock is this process's.
     Locked(Result<LockGuard, crate::log::Error>),
     Submit(Box<Submission>),
-    /// A checkpoint was written (with the length of its file), or why not.
-    Checkpointed(Result<(CheckpointRef, u64), crate::log::Error>),
+    /// A group that the log's thread waits for is durable, and shown.
+    Wake,
+    /// What was applied since the last version shown is no part of the log; `poisoned`: nor will anything be from now on.
+    Refused {
+        era: u64,
+        poisoned: Option<String>,
+    },
+    /// The files of a newer manifest.
+    Adopt(Arc<Files>),
+    Flushed(Result<Flush, Failure>),
+    /// Whether there was something to do.
+    Compacted(Result<bool, Failure>),
+    Built(Result<Arc<Files>, Failure>),
     Drain(oneshot::Sender<()>),
     Stop,
 }
@@ -103,9 +120,7 @@ enum Command {
 struct Submission {
     record: wire::Record,
     payload: Vec<u8>,
-    answer: oneshot::Sender<Result<Ack>>,
-    /// Its room in the queue.
-    _permit: tokio::sync::OwnedSemaphorePermit,
+    waiting: Waiting,
 }
 
 impl Node {
@@ -132,14 +147,20 @@ impl Node {
         Ok(node)
     }
 
-    /// The newest version; never waits.
+    /// The newest version, ready or not; never waits.
     pub fn current(&self) -> Arc<State> {
         self.shared.current.load_full()
     }
 
-    /// The newest version, once it is at `min_sequence` or later and has what `consistency` demands.
+    /// The newest version that was ready, which is the one before a load while that is under way; the newest of all
+    /// where there was none. Never waits.
+    pub fn serving(&self) -> Arc<State> {
+        self.shared.serving.load_full()
+    }
+
+    /// The newest version that was ready, once it is at `min_sequence` or later and has what `consistency` demands.
     ///
-    /// UNAVAILABLE with the progress while the index is not ready, DEADLINE_EXCEEDED where `deadline` passes first,
+    /// UNAVAILABLE with the progress while there is none, DEADLINE_EXCEEDED where `deadline` passes first,
     /// FAILED_PRECONDITION for a token that this store cannot compare itself with.
     pub async fn wait_for(
         &self,
@@ -195,12 +216,12 @@ impl Node {
 
     pub fn health(&self) -> Health {
         let fatal = self.shared.failed.borrow().clone();
-        let Problems { following, writing } = self.shared.problems.lock().clone();
+        let Problems { following, writing, keeping } = self.shared.problems.lock().clone();
         Health {
             role: self.role(),
             fatal: fatal.is_some(),
             stale: following.is_some(),
-            problem: fatal.or(following).or(writing),
+            problem: fatal.or(following).or(writing).or(keeping),
         }
     }
 
@@ -238,8 +259,10 @@ impl Shared {
     fn new(options: NodeOptions, disk: Arc<dyn Disk>) -> Result<(Arc<Self>, mpsc::Receiver<Command>)> {
         let folder = Folder::open(&options.data, !options.reader_only)?;
         let (commands, receiver) = mpsc::channel();
+        let state = Arc::new(State::new(Arc::clone(&options.schema)));
         let shared = Arc::new(Self {
-            current: ArcSwap::from_pointee(State::new(Arc::clone(&options.schema))),
+            current: ArcSwap::new(Arc::clone(&state)),
+            serving: ArcSwap::new(state),
             queue: Arc::new(Semaphore::new((options.queue_bytes / QUEUE_UNIT).max(1))),
             options,
             folder,
@@ -260,7 +283,11 @@ impl Shared {
     /// Shows a version to queries. Only for what is durable.
     fn publish(&self, state: &State) {
         let sequence = state.sequence();
-        self.current.store(Arc::new(state.clone()));
+        let version = Arc::new(state.clone());
+        if state.readiness().ready || !self.serving.load().readiness().ready {
+            self.serving.store(Arc::clone(&version));
+        }
+        self.current.store(version);
         self.sequence.send_replace(sequence);
         metrics::gauge!("bitdex_sequence").set(sequence as f64);
     }
@@ -278,6 +305,10 @@ impl Shared {
 
     fn set_writing(&self, problem: Option<String>) {
         self.problems.lock().writing = problem;
+    }
+
+    fn set_keeping(&self, problem: Option<String>) {
+        self.problems.lock().keeping = problem;
     }
 
     fn fail(&self, reason: String) {
@@ -327,7 +358,8 @@ impl WriterHandle {
             return Err(Error::unavailable("this process is shutting down"));
         }
         let (answer, answered) = oneshot::channel();
-        let submission = Submission { record, payload, answer, _permit: permit };
+        let waiting = Waiting { answer, since: std::time::Instant::now(), _permit: permit };
+        let submission = Submission { record, payload, waiting };
         self.shared.commands.send(Command::Submit(Box::new(submission))).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
     }

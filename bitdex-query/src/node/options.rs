@@ -1,6 +1,6 @@
 //! What a node is told at start, and what it says of itself.
 
-use std::{path::PathBuf, sync::Arc};
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bitdex_proto::schema::Schema;
 use bytes::Bytes;
@@ -16,8 +16,21 @@ pub struct NodeOptions {
     pub advertise: Option<String>,
     /// Never stand for election.
     pub reader_only: bool,
-    /// Write a checkpoint once this many bytes of log have come since the last one.
-    pub checkpoint_bytes: u64,
+    /// Bytes of changes that may stand in memory before files have them; past it submissions wait. Half of it is
+    /// brought into files at once.
+    pub unflushed_bytes: u64,
+    /// Bring changes into files once there are this many rows of them,
+    pub flush_rows: u64,
+    /// or once the first of them is this old;
+    pub flush_age: Duration,
+    /// but not more often than this, as long as there is room.
+    pub flush_pause: Duration,
+    /// Rewrite a segment or a table once the checkpoint has this share of its rows.
+    pub compact_fraction: f64,
+    /// Bytes of heap that the building of a load's base may take.
+    pub build_memory: usize,
+    /// Threads that build it.
+    pub build_threads: usize,
     /// Start a new segment of the log once the last one has this many bytes.
     pub segment_bytes: u64,
     /// Bytes of records that may wait to become durable; past it [`super::WriterHandle::submit`] waits.
@@ -31,7 +44,13 @@ impl NodeOptions {
             data: data.into(),
             advertise: None,
             reader_only: false,
-            checkpoint_bytes: 256 << 20,
+            unflushed_bytes: 128 << 20,
+            flush_rows: 1_000_000,
+            flush_age: Duration::from_secs(60),
+            flush_pause: Duration::from_secs(5),
+            compact_fraction: 0.1,
+            build_memory: 1 << 30,
+            build_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             segment_bytes: 64 << 20,
             queue_bytes: 64 << 20,
         }

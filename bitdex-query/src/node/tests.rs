@@ -364,7 +364,8 @@ async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
         disk.crash_on_failure();
         let small = NodeOptions {
             segment_bytes: rng.random_range(200..5_000),
-            checkpoint_bytes: rng.random_range(500..20_000),
+            flush_rows: rng.random_range(5..200),
+            flush_pause: Duration::ZERO,
             ..options(folder.path())
         };
         if rng.random_ratio(1, 4) {
@@ -474,7 +475,8 @@ fn checkpoints(data: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_replace_the_log_and_a_follower_that_lagged_starts_from_the_newest() {
     let folder = tempfile::tempdir().unwrap();
-    let small = NodeOptions { segment_bytes: 500, checkpoint_bytes: 3_000, ..options(folder.path()) };
+    let small =
+        NodeOptions { segment_bytes: 500, flush_rows: 20, flush_pause: Duration::ZERO, ..options(folder.path()) };
     let node = Node::open(small).await.unwrap();
     // A follower that looks only when it is told to.
     let (shared, commands) =

@@ -35,10 +35,9 @@ pub(super) async fn wait_for(
 ) -> Result<Arc<State>> {
     // Subscribed before the first look, so that no version is missed.
     let mut sequence = shared.sequence.subscribe();
-    let state = shared.current.load_full();
-    let readiness = state.readiness();
-    if !readiness.ready {
-        return Err(Error::unavailable(readiness.progress));
+    let state = shared.serving.load_full();
+    if !state.readiness().ready {
+        return Err(Error::unavailable(shared.current.load().readiness().progress));
     }
     let goals = [Some(Goal::Sequence(min_sequence)), consistency.map(|demand| Goal::new(demand, &state)).transpose()?];
     let mut state = state;
@@ -49,15 +48,13 @@ pub(super) async fn wait_for(
             }
             let remind = deadline.min(Instant::now() + REMIND);
             let waited = timeout_at(remind, sequence.changed()).await;
-            state = shared.current.load_full();
+            state = shared.serving.load_full();
             if waited.is_err() && Instant::now() >= deadline && !goal.is_met(&state) {
                 return Err(goal.missed(&state));
             }
         }
     }
-    // A load that began meanwhile takes the index out of service.
-    let readiness = state.readiness();
-    if readiness.ready { Ok(state) } else { Err(Error::unavailable(readiness.progress)) }
+    Ok(state)
 }
 
 impl Goal {

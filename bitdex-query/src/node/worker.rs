@@ -1,24 +1,29 @@
 //! The thread that owns the log: it follows until the lock is this process's, takes over, and writes.
 
 use std::{
-    fs::File,
+    fs::{self, File},
     io::Read as _,
     mem,
     ops::ControlFlow,
+    os::unix::fs::MetadataExt as _,
     sync::{
         Arc,
         atomic::Ordering,
         mpsc::{Receiver, RecvTimeoutError},
     },
     thread,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use bitdex_proto::{Result as WireResult, wire};
 use prost::Message as _;
 use tokio::sync::oneshot;
+use wire::record::Kind;
 
-use super::{Command, Role, Shared, write::Writing};
+use super::{
+    Command, Role, Shared,
+    write::{Writing, write_genesis},
+};
 use crate::{
     election::{self, LockGuard, publish_address},
     log::{
@@ -29,14 +34,16 @@ use crate::{
         writer::{LogOptions, LogWriter},
     },
     mapping::{Frontier, frontier},
-    state::State,
-    store::manifest::Manifest,
+    state::{Files, State},
+    store::manifest::{Manifest, Prepared},
 };
 
 /// How often a follower looks at the frontier.
 const POLL: Duration = Duration::from_millis(1);
 /// How long a follower that cannot go on waits before it tries from the manifest again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often a follower looks whether there is a newer manifest.
+const LOOK: Duration = Duration::from_millis(20);
 /// While much is replayed, a version is published this often.
 const PUBLISH: Duration = Duration::from_millis(20);
 /// How often a manifest whose files are gone is read again before that counts as damage.
@@ -49,7 +56,10 @@ pub(super) struct Worker {
     /// The state at `follower`'s position or, on the writer, at the log's end. Never ahead of the frontier while
     /// following.
     pub(super) state: State,
+    /// Sequence numbers at which loads began, as far as no checkpoint seen has taken them in.
+    pub(super) began: Vec<u64>,
     follower: Option<Follower>,
+    seen: Seen,
     /// The epoch known when this process last failed to become the writer; `None` once there was a writer again.
     not_promoted: Option<u64>,
 }
@@ -58,6 +68,15 @@ pub(super) struct Worker {
 struct Follower {
     reader: LogReader,
     frontier: Arc<Frontier>,
+}
+
+/// The manifest that the state's files are of: its file, and when that was looked at last.
+#[derive(Debug, Default)]
+struct Seen {
+    file: Option<(u64, SystemTime)>,
+    looked: Option<Instant>,
+    /// Since when this follower is behind the frontier.
+    behind: Option<Instant>,
 }
 
 pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: oneshot::Sender<WireResult<()>>) {
@@ -90,7 +109,7 @@ impl Drop for FailOnUnwind<'_> {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
         let state = State::clone(&shared.current.load());
-        Self { shared, commands, state, follower: None, not_promoted: None }
+        Self { shared, commands, state, began: Vec::new(), follower: None, seen: Seen::default(), not_promoted: None }
     }
 
     /// Becomes the writer if the lock is free, else reads up to the frontier.
@@ -190,18 +209,20 @@ impl Worker {
                 Ok(Command::Locked(lock)) => return lock.map(ControlFlow::Continue),
                 Ok(Command::Submit(submission)) => {
                     // Came when this process had just stopped being the writer.
-                    let _ = submission.answer.send(Err(super::ended()));
+                    submission.waiting.answer(Err(super::ended()));
                 }
                 Ok(Command::Drain(done)) => {
                     let _ = done.send(());
                 }
                 Ok(Command::Stop) | Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
-                Ok(Command::Checkpointed(_)) | Err(RecvTimeoutError::Timeout) => {}
+                // The others tell the writer of what ended with its writing.
+                Ok(_) | Err(RecvTimeoutError::Timeout) => {}
             }
         }
     }
 
-    /// Applies and publishes everything up to the durable frontier. Where there is no store yet, does nothing.
+    /// Applies and publishes everything up to the durable frontier, and goes over to the newest files. Where there is no
+    /// store yet, does nothing.
     pub(super) fn follow(&mut self) -> Result<()> {
         let mut tries = 0;
         loop {
@@ -219,38 +240,93 @@ impl Worker {
                     continue;
                 }
             }
-            let Self { shared, state, follower: Some(follower), .. } = self else { return Ok(()) };
+            let Some(follower) = &self.follower else { return Ok(()) };
             let frontier = follower.frontier.load();
-            if frontier <= state.sequence() {
+            self.tell_lag(frontier);
+            if frontier <= self.state.sequence() {
+                self.adopt_newer()?;
                 // The state may come from a checkpoint.
-                show(shared, state);
+                show(&self.shared, &self.state);
                 return Ok(());
             }
+            let Some(mut follower) = self.follower.take() else { return Ok(()) };
+            let mut replay = Replay { worker: self, reopen: false };
             let mut published = Instant::now();
             let followed = follower.reader.follow(frontier, &mut |sequence, payload| {
-                apply(state, sequence, payload)?;
+                replay.apply(sequence, payload)?;
                 if published.elapsed() >= PUBLISH {
-                    shared.publish(state);
+                    replay.worker.shared.publish(&replay.worker.state);
+                    replay.worker.tell_lag(frontier);
                     published = Instant::now();
                 }
                 Ok(())
             });
-            shared.epoch.store(follower.reader.epoch(), Ordering::Relaxed);
+            let reopen = replay.reopen;
+            self.shared.epoch.store(follower.reader.epoch(), Ordering::Relaxed);
             match followed {
                 Ok(followed) => {
-                    show(shared, state);
+                    show(&self.shared, &self.state);
                     if followed == Followed::UpToDate {
-                        return Ok(());
+                        self.follower = Some(follower);
+                        self.tell_lag(frontier);
+                        return self.adopt_newer();
                     }
-                    self.follower = None;
                 }
+                // It goes on from the manifest.
+                Err(_) if reopen => {}
                 Err(error) => {
                     // A record that was refused leaves the state in pieces; versions published are whole.
-                    *state = State::clone(&shared.current.load());
+                    self.state = State::clone(&self.shared.current.load());
                     return Err(error);
                 }
             }
         }
+    }
+
+    fn tell_lag(&mut self, frontier: u64) {
+        let records = frontier.saturating_sub(self.state.sequence());
+        if records == 0 {
+            self.seen.behind = None;
+        }
+        let since = (records > 0).then(|| *self.seen.behind.get_or_insert_with(Instant::now));
+        metrics::gauge!("bitdex_lag_records").set(records as f64);
+        metrics::gauge!("bitdex_lag_seconds").set(since.map_or(0.0, |since| since.elapsed().as_secs_f64()));
+        metrics::gauge!("bitdex_frontier").set(frontier as f64);
+    }
+
+    /// Looks through the files of the newest manifest from now on.
+    fn adopt_newer(&mut self) -> Result<()> {
+        if self.seen.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
+            return Ok(());
+        }
+        self.seen.looked = Some(Instant::now());
+        let file = manifest_file(&self.shared);
+        if file.is_none() || file == self.seen.file {
+            return Ok(());
+        }
+        let Some((manifest, files)) = self.newest_files()? else { return Ok(()) };
+        // Ahead of this process: the log leads there, or to a `Freeze` that asks for the manifest.
+        if manifest.checkpoint.as_ref().is_none_or(|named| named.sequence <= self.state.sequence()) {
+            self.state.adopt(files)?;
+            self.seen.file = file;
+            self.shared.publish(&self.state);
+        }
+        Ok(())
+    }
+
+    /// The manifest and its files; again where some are gone, which means that there is a newer manifest. `None` where
+    /// there is no manifest.
+    fn newest_files(&self) -> Result<Option<(Manifest, Arc<Files>)>> {
+        for _ in 0..REOPEN {
+            let Some(manifest) = self.read_manifest()? else { return Ok(None) };
+            let Shared { folder, options, .. } = &*self.shared;
+            if let Some(files) = Files::open(folder, &manifest, &options.schema, Some(self.state.files()))? {
+                return Ok(Some((manifest, files)));
+            }
+            thread::sleep(POLL);
+        }
+        let reason = "a file that it names is not there";
+        Err(Error::damaged(self.shared.folder.manifest(), 0, reason))
     }
 
     fn read_manifest(&self) -> Result<Option<Manifest>> {
@@ -275,9 +351,14 @@ impl Worker {
     fn open_follower(&mut self, manifest: &Manifest) -> Result<bool> {
         let folder = &self.shared.folder;
         let frontier = Arc::new(Frontier::open(&folder.frontier(), !self.shared.options.reader_only)?);
-        if let Some(named) = manifest.checkpoint.as_ref().filter(|named| named.sequence > self.state.sequence()) {
-            let _ = named;
-            todo!("node: open the files of the manifest")
+        let file = manifest_file(&self.shared);
+        let Some(files) = Files::open(folder, manifest, &self.shared.options.schema, Some(self.state.files()))? else {
+            return Ok(false);
+        };
+        if files.sequence() > self.state.sequence() {
+            self.state = State::open(files)?;
+            self.began.clear();
+            self.seen.file = file;
         }
         let next = self.state.sequence() + 1;
         let Some(reader) = LogReader::open(folder.root(), manifest.store, manifest.first_segment, next)? else {
@@ -304,15 +385,18 @@ impl Worker {
             None => self.create_store()?,
         };
         let (end, frontier) = self.read_to_end(&manifest)?;
-        let Self { shared, state, .. } = self;
         // Before they are made durable: a record that cannot be applied must not be.
         for (sequence, payload) in (end.durable.last + 1..).zip(&end.tail) {
-            apply(state, sequence, payload).map_err(|reason| Error::Record {
-                path: segment_path(shared.folder.root(), end.durable.number),
+            Replay { worker: self, reopen: false }.apply(sequence, payload).map_err(|reason| Error::Record {
+                path: segment_path(self.shared.folder.root(), end.durable.number),
                 sequence,
                 reason,
             })?;
         }
+        // The files of the manifest that this process goes on from.
+        let files = Files::open(&self.shared.folder, &manifest, &self.shared.options.schema, Some(self.state.files()))?;
+        self.state.adopt(files.ok_or_else(|| self.missing_files(&manifest))?)?;
+        let Self { shared, state, .. } = self;
         let manifest = Manifest { epoch: manifest.epoch + 1, next_sequence: end.durable.last + 1, ..manifest };
         manifest.publish(&*shared.disk, &shared.folder.manifest())?;
         let options = LogOptions {
@@ -323,7 +407,7 @@ impl Worker {
             frontier: Arc::clone(&frontier),
             segment_bytes: shared.options.segment_bytes,
         };
-        let log = LogWriter::take_over(options, &end)?;
+        let mut log = LogWriter::take_over(options, &end)?;
         shared.epoch.store(manifest.epoch, Ordering::Relaxed);
         shared.publish(state);
         shared.clean(&manifest);
@@ -338,10 +422,10 @@ impl Worker {
             elapsed = ?started.elapsed(),
             "became the writer"
         );
-        let mut writing = Writing::new(lock, log, manifest, frontier, &shared.folder)?;
         if self.state.sequence() == 0 {
-            writing.write_genesis(self)?;
+            write_genesis(self, &mut log, manifest.store)?;
         }
+        let writing = Writing::new(lock, log, manifest, frontier, self)?;
         self.not_promoted = None;
         self.shared.set_following(None);
         self.shared.set_writing(None);
@@ -369,9 +453,13 @@ impl Worker {
             return Err(Error::Foreign("the log is not open".into()));
         };
         let durable = frontier.load().max(manifest.next_sequence - 1);
-        let state = &mut self.state;
-        let end = reader.finish(durable, &mut |sequence, payload| apply(state, sequence, payload))?;
-        Ok((end, frontier))
+        let mut replay = Replay { worker: self, reopen: false };
+        match reader.finish(durable, &mut |sequence, payload| replay.apply(sequence, payload)) {
+            Ok(end) => Ok((end, frontier)),
+            // From the checkpoint on, which lies behind the record that asked for it: so this happens once.
+            Err(_) if replay.reopen => self.read_to_end(manifest),
+            Err(error) => Err(error),
+        }
     }
 
     fn missing_files(&self, manifest: &Manifest) -> Error {
@@ -418,7 +506,81 @@ fn show(shared: &Shared, state: &State) {
     }
 }
 
-fn apply(state: &mut State, sequence: u64, payload: &[u8]) -> Result<(), String> {
-    let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
-    state.apply(sequence, &record).map_err(|error| error.to_string())
+/// The manifest's file, as far as it tells one manifest from the next.
+fn manifest_file(shared: &Shared) -> Option<(u64, SystemTime)> {
+    let metadata = fs::metadata(shared.folder.manifest()).ok()?;
+    Some((metadata.ino(), metadata.modified().ok()?))
+}
+
+/// Applies records of the log, with the files that they need beside the state.
+struct Replay<'a> {
+    worker: &'a mut Worker,
+    /// The manifest has a later checkpoint: go on from that.
+    reopen: bool,
+}
+
+impl Replay<'_> {
+    fn apply(&mut self, sequence: u64, payload: &[u8]) -> Result<(), String> {
+        let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
+        match &record.kind {
+            Some(Kind::Freeze(_)) if self.worker.state.frozen().is_some() => self.adopt()?,
+            Some(Kind::LoadBegin(_)) => self.worker.began.push(sequence),
+            Some(Kind::LoadEnd(_)) => self.prepare(sequence)?,
+            _ => {}
+        }
+        self.worker.state.apply(sequence, &record).map_err(|error| error.to_string())
+    }
+
+    /// The writer made the manifest that takes in the frozen layer durable before it logged this record.
+    fn adopt(&mut self) -> Result<(), String> {
+        let file = manifest_file(&self.worker.shared);
+        let (manifest, files) = self.newest()?;
+        let sequence = manifest.checkpoint.as_ref().map_or(0, |named| named.sequence);
+        self.reopen_if(sequence > self.worker.state.sequence())?;
+        self.worker.state.adopt(files).map_err(|error| error.to_string())?;
+        self.worker.seen.file = file;
+        match self.worker.state.frozen() {
+            None => Ok(()),
+            Some(frozen) => Err(format!(
+                "it freezes what came since record {}, but the manifest's checkpoint {sequence} has not taken that in",
+                frozen.sequence()
+            )),
+        }
+    }
+
+    /// Where the load's base was built, it is there before this record is.
+    fn prepare(&mut self, sequence: u64) -> Result<(), String> {
+        for _ in 0..REOPEN {
+            let (manifest, files) = self.newest()?;
+            let checkpoint = manifest.checkpoint.as_ref().map_or(0, |named| named.sequence);
+            self.reopen_if(checkpoint >= sequence)?;
+            if self.worker.state.frozen().is_some() && checkpoint <= self.worker.state.sequence() {
+                // What is staged in it is part of the base.
+                self.worker.state.adopt(files).map_err(|error| error.to_string())?;
+            }
+            let Shared { folder, options, .. } = &*self.worker.shared;
+            let generation = self.worker.state.generation();
+            let complete = |prepared: &Prepared| prepared.complete && prepared.generation == generation;
+            if !manifest.prepared.as_ref().is_some_and(complete) {
+                return Ok(());
+            }
+            let base = Files::open_prepared(folder, &manifest, &options.schema).map_err(|error| error.to_string())?;
+            if let Some(base) = base {
+                self.worker.state.prepare(base);
+                return Ok(());
+            }
+            thread::sleep(POLL);
+        }
+        Err("a file of the base that was built for the load is not there".into())
+    }
+
+    fn newest(&self) -> Result<(Manifest, Arc<Files>), String> {
+        let newest = self.worker.newest_files().map_err(|error| error.to_string())?;
+        newest.ok_or_else(|| "the manifest is not there".into())
+    }
+
+    fn reopen_if(&mut self, reopen: bool) -> Result<(), String> {
+        self.reopen |= reopen;
+        if reopen { Err("it is in a checkpoint".into()) } else { Ok(()) }
+    }
 }

@@ -1,26 +1,34 @@
-//! Being the writer: takes all records that wait, makes them durable with one fsync, shows them, and only then
-//! acknowledges them; writes checkpoints beside that.
+//! Being the writer: applies records to a private version, hands them on in groups to be made durable ([`commit`]), and
+//! says when changes go into files ([`keeper`]).
 //!
-//! A record is applied to a private version first, so that one which cannot be applied never reaches the log.
+//! A record that cannot be applied never reaches the log. What is in memory but not in files is bounded: past that,
+//! records wait until a flush has made room, or are refused where the flush fails.
+//!
+//! [`commit`]: super::commit
+//! [`keeper`]: super::keeper
 
 use std::{
+    collections::VecDeque,
     fs, mem,
     ops::ControlFlow,
     sync::{
         Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc::RecvTimeoutError,
+        atomic::AtomicBool,
+        mpsc::{RecvTimeoutError, TryRecvError},
     },
-    thread::{self, JoinHandle},
     time::{Duration, Instant, SystemTime},
 };
 
 use bitdex_proto::{Error as WireError, Result as WireResult, wire};
-use bytes::Bytes;
 use prost::Message as _;
 use wire::record::Kind;
 
-use super::{Ack, Command, Role, Shared, Submission, token, worker::Worker};
+use super::{
+    Command, Role, Shared, Submission,
+    commit::{Committer, Group, Waiting},
+    keeper::{Failure, Flush, Job, Keeper},
+    worker::Worker,
+};
 use crate::{
     election::LockGuard,
     log::{
@@ -29,63 +37,73 @@ use crate::{
         writer::LogWriter,
     },
     mapping::Frontier,
-    state::State,
-    store::{
-        Folder,
-        manifest::{CheckpointRef, Manifest},
-    },
+    state::{Files, State},
+    store::manifest::Manifest,
 };
 
-/// A group takes no more records once it has this many bytes.
-const GROUP_BYTES: usize = 8 << 20;
-/// How often the writer looks whether a query of another process waits for changes.
-const WANTED: Duration = Duration::from_millis(20);
-/// A checkpoint that is expected to be no longer than this is written at a drain.
-const CHEAP_BYTES: u64 = 16 << 20;
+/// Records are applied in groups of about this many bytes.
+const GROUP_BYTES: usize = 1 << 20;
+/// How often the writer looks whether a query of another process waits for changes, and whether a flush is due.
+const TICK: Duration = Duration::from_millis(20);
+/// A flush that is expected to write no more than this is done at a drain.
+const CHEAP_BYTES: u64 = 8 << 20;
+/// A load that is no larger is applied as it is, without a base being built for it.
+const SMALL_LOAD: u64 = 32 << 20;
+/// After a failure in the background, before it is tried again.
+const RETRY: Duration = Duration::from_secs(1);
 
 /// The position from which a former writer follows.
 pub(super) type Left = (u128, SegmentEnd, Arc<Frontier>);
 
 #[derive(Debug)]
 pub(super) struct Writing {
-    // Before the lock, so that it has ended when the lock is given up.
-    checkpoint: Option<Checkpoint>,
-    log: LogWriter,
-    manifest: Manifest,
+    // The threads come before the lock, so that they have ended when it is given up.
+    committer: Committer,
+    flush: Option<Job>,
+    compaction: Option<Job>,
+    build: Option<Job>,
+    keeper: Arc<Keeper>,
     frontier: Arc<Frontier>,
-    /// Bytes of log behind the last checkpoint, but for what this process wrote.
-    inherited: u64,
-    /// [`LogWriter::written`] at the last checkpoint.
-    written: u64,
-    /// Length of the last checkpoint's file.
-    checkpoint_length: u64,
-    /// A checkpoint is wanted whatever the length of the log.
-    due: bool,
-    /// Not to try a checkpoint before this much log was written; after a failure.
-    not_before: u64,
+    store: u128,
+    era: u64,
+    /// What came and is not applied yet.
+    queue: VecDeque<Submission>,
+    /// The end of a load that waits for its base.
+    ending: Option<Ending>,
+    /// The newest files.
+    files: Arc<Files>,
+    /// They are not in the version that is shown.
+    unshown: bool,
+    flushing: Flushing,
+    /// The files changed since compaction last found nothing to do.
+    compactable: bool,
     /// Time of change of the file that readers touch, and when it was looked at.
     wanted: (Option<SystemTime>, Instant),
     lock: LockGuard,
 }
 
-/// A checkpoint that is being written. Dropping it cancels it and waits for its end.
+/// What decides when to flush.
 #[derive(Debug)]
-struct Checkpoint {
-    /// The first segment that is needed behind it.
-    segment: u64,
-    written: u64,
-    cancel: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
+struct Flushing {
+    /// A flush is wanted whatever there is.
+    due: bool,
+    /// When the active layer's first change was seen.
+    since: Option<Instant>,
+    last: Option<Instant>,
+    /// After a failure: why, and when to try again.
+    failed: Option<(WireError, Instant)>,
+    /// After a refusal: not to log a `Freeze` before.
+    not_before: Instant,
+    /// Bytes of the last checkpoint.
+    bytes: u64,
 }
 
-impl Drop for Checkpoint {
-    fn drop(&mut self) {
-        self.cancel.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            // A panic in it was told on stderr; the checkpoint is then simply not there.
-            let _ = thread.join();
-        }
-    }
+#[derive(Debug)]
+struct Ending {
+    record: wire::Record,
+    waiting: Waiting,
+    /// What the load left in memory is frozen.
+    frozen: bool,
 }
 
 impl Writing {
@@ -94,265 +112,467 @@ impl Writing {
         log: LogWriter,
         manifest: Manifest,
         frontier: Arc<Frontier>,
-        folder: &Folder,
+        worker: &Worker,
     ) -> Result<Self> {
-        let length = |path| fs::metadata(path).map_or(0, |metadata| metadata.len());
-        let segments = manifest.first_segment..=log.end().number;
-        let inherited = segments.map(|number| length(segment_path(folder.root(), number))).sum();
-        let checkpoint_length = manifest.checkpoint.as_ref().map_or(0, |named| length(folder.named(&named.file)));
+        let shared = &worker.shared;
+        let files = Arc::clone(worker.state.files());
+        let length = |name: &String| fs::metadata(shared.folder.named(name)).map_or(0, |metadata| metadata.len());
+        let bytes = manifest.checkpoint.as_ref().map_or(0, |checkpoint| length(&checkpoint.file));
+        let store = manifest.store;
         Ok(Self {
-            checkpoint: None,
-            inherited,
-            written: log.written(),
-            checkpoint_length,
-            due: false,
-            not_before: 0,
-            wanted: (None, Instant::now()),
-            log,
-            manifest,
+            committer: Committer::start(shared, log)?,
+            flush: None,
+            compaction: None,
+            build: None,
+            keeper: Arc::new(Keeper::new(shared, &frontier, manifest, Arc::clone(&files))),
             frontier,
+            store,
+            era: 0,
+            queue: VecDeque::new(),
+            ending: None,
+            files,
+            unshown: false,
+            flushing: Flushing { due: false, since: None, last: None, failed: None, not_before: Instant::now(), bytes },
+            compactable: true,
+            wanted: (None, Instant::now()),
             lock,
         })
     }
 
-    /// Writes the first record of a store.
-    pub(super) fn write_genesis(&mut self, worker: &mut Worker) -> Result<()> {
-        let schema = &worker.shared.options.schema;
-        let genesis =
-            wire::Genesis { store: format!("{:032x}", self.manifest.store), definition_hash: schema.hash.clone() };
-        let record = wire::Record { kind: Some(Kind::Genesis(genesis)) };
-        worker.state.apply(self.log.next(), &record).map_err(|error| Error::Record {
-            path: segment_path(worker.shared.folder.root(), self.log.end().number),
-            sequence: self.log.next(),
-            reason: error.to_string(),
-        })?;
-        self.log.commit(&[record.encode_to_vec()])?;
-        worker.shared.publish(&worker.state);
-        Ok(())
-    }
-
     /// Until the node is stopped, or drained: then answers where to follow from.
     pub(super) fn run(mut self, worker: &mut Worker) -> Result<ControlFlow<(), Left>> {
-        let mut next = None;
         loop {
             self.look_for_waiting(&worker.shared);
-            let command = match next.take() {
-                Some(command) => command,
-                None => match worker.commands.recv_timeout(WANTED) {
+            self.turn(worker)?;
+            let command = if self.queue.is_empty() || self.is_held(worker) {
+                match worker.commands.recv_timeout(TICK) {
                     Ok(command) => command,
                     Err(RecvTimeoutError::Timeout) => continue,
                     Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
-                },
-            };
-            match command {
-                Command::Submit(submission) => {
-                    let group;
-                    (group, next) = gather(worker, *submission);
-                    self.commit(worker, group)?;
                 }
-                Command::Checkpointed(result) => self.finish_checkpoint(&worker.shared, result)?,
-                Command::Drain(done) => {
-                    self.drain(worker)?;
-                    let left = (self.manifest.store, self.log.end(), Arc::clone(&self.frontier));
-                    drop(self.lock);
+            } else {
+                match worker.commands.try_recv() {
+                    Ok(command) => command,
+                    Err(TryRecvError::Empty) => continue,
+                    Err(TryRecvError::Disconnected) => return Ok(ControlFlow::Break(())),
+                }
+            };
+            match self.obey(worker, command)? {
+                ControlFlow::Continue(()) => {}
+                ControlFlow::Break(Some(done)) => {
+                    let left = self.drain(worker)?;
                     // The caller may have given up waiting.
                     let _ = done.send(());
                     return Ok(ControlFlow::Continue(left));
                 }
-                Command::Stop => return Ok(ControlFlow::Break(())),
-                // Nobody stands while this process holds the lock.
-                Command::Locked(_) => {}
+                ControlFlow::Break(None) => return Ok(ControlFlow::Break(())),
             }
-            self.start_checkpoint_if_due(worker)?;
         }
     }
 
-    fn commit(&mut self, worker: &mut Worker, group: Vec<Submission>) -> Result<()> {
-        let first = self.log.next();
-        let mut accepted: Vec<(Submission, Bytes)> = Vec::with_capacity(group.len());
-        for submission in group {
-            let sequence = first + accepted.len() as u64;
-            if let Err(error) = admit(&worker.state, &submission.record) {
-                answer(submission, Err(error));
+    /// `Break`: the end of writing, with whoever is to be told of it.
+    fn obey(
+        &mut self,
+        worker: &mut Worker,
+        command: Command,
+    ) -> Result<ControlFlow<Option<tokio::sync::oneshot::Sender<()>>>> {
+        match command {
+            Command::Submit(submission) => {
+                let mut bytes = submission.payload.len();
+                self.queue.push_back(*submission);
+                while bytes < GROUP_BYTES {
+                    match worker.commands.try_recv() {
+                        Ok(Command::Submit(submission)) => {
+                            bytes += submission.payload.len();
+                            self.queue.push_back(*submission);
+                        }
+                        Ok(other) => {
+                            // What came before it is applied before it.
+                            self.take_queued(worker)?;
+                            return self.obey(worker, other);
+                        }
+                        Err(_) => break,
+                    }
+                }
+            }
+            Command::Wake => {}
+            Command::Refused { poisoned: Some(reason), .. } => return Err(Error::Poisoned(reason)),
+            Command::Refused { era, poisoned: None } => self.go_back(worker, era)?,
+            Command::Adopt(files) => {
+                worker.state.adopt(Arc::clone(&files))?;
+                self.files = files;
+                (self.unshown, self.compactable) = (true, true);
+            }
+            Command::Flushed(result) => self.flushed(worker, result)?,
+            Command::Compacted(result) => {
+                self.compaction = None;
+                match result {
+                    Ok(more) => self.compactable = more,
+                    Err(Failure::Cancelled) => {}
+                    Err(Failure::Again(error)) => {
+                        self.compactable = false;
+                        metrics::counter!("bitdex_compaction_failures_total").increment(1);
+                        tracing::warn!(%error, "a segment could not be compacted");
+                    }
+                    Err(Failure::Fatal(error)) => return Err(error),
+                }
+            }
+            Command::Built(result) => self.built(worker, result)?,
+            Command::Drain(done) => return Ok(ControlFlow::Break(Some(done))),
+            Command::Stop => return Ok(ControlFlow::Break(None)),
+            // Nobody stands while this process holds the lock.
+            Command::Locked(_) => {}
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+
+    /// Does what can be done now.
+    fn turn(&mut self, worker: &mut Worker) -> Result<()> {
+        self.take_queued(worker)?;
+        self.freeze_if_due(worker)?;
+        self.start_flush(worker)?;
+        self.go_on_ending(worker)?;
+        self.start_compaction(worker)?;
+        if self.unshown && self.committer.is_idle() {
+            self.unshown = false;
+            worker.shared.publish(&worker.state);
+        }
+        Ok(())
+    }
+
+    /// Whether records must wait until a flush has made room.
+    fn is_held(&self, worker: &Worker) -> bool {
+        let frozen = worker.state.frozen().map_or(0, |frozen| frozen.bytes());
+        frozen > 0 && worker.state.unflushed().bytes + frozen >= worker.shared.options.unflushed_bytes
+    }
+
+    fn take_queued(&mut self, worker: &mut Worker) -> Result<()> {
+        if self.queue.is_empty() {
+            return Ok(());
+        }
+        if self.is_held(worker) {
+            if let Some((reason, _)) = &self.flushing.failed {
+                for submission in self.queue.drain(..) {
+                    submission.waiting.answer(Err(reason.clone()));
+                }
+            }
+            return Ok(());
+        }
+        let (mut bytes, mut group) = (0, Vec::new());
+        while bytes < GROUP_BYTES
+            && let Some(submission) = self.queue.pop_front()
+        {
+            bytes += submission.payload.len();
+            group.push(submission);
+        }
+        self.apply(worker, group)
+    }
+
+    /// Applies records as one group, and hands it on.
+    fn apply(&mut self, worker: &mut Worker, submissions: Vec<Submission>) -> Result<()> {
+        let base = worker.state.clone();
+        let mut group = Group { era: self.era, ..Group::default() };
+        let mut records: Vec<wire::Record> = Vec::with_capacity(submissions.len());
+        for Submission { record, payload, waiting } in submissions {
+            if let Err(error) = self.admit(&worker.state, &record) {
+                group.answers.push((waiting, Err(error)));
                 continue;
             }
-            match worker.state.apply(sequence, &submission.record) {
-                Ok(()) => accepted.push((submission, worker.state.cursor("postgres"))),
+            if matches!(record.kind, Some(Kind::LoadEnd(_))) && self.needs_base(&worker.state) {
+                self.ending = Some(Ending { record, waiting, frozen: false });
+                continue;
+            }
+            let sequence = worker.state.sequence() + 1;
+            match worker.state.apply(sequence, &record) {
+                Ok(()) => {
+                    self.applied(worker, sequence, &record, &mut group);
+                    group.answers.push((waiting, Ok((sequence, worker.state.cursor("postgres")))));
+                    group.payloads.push(payload);
+                    records.push(record);
+                }
                 Err(error) => {
-                    // It may be applied in part: back to what is durable, and over the group again.
-                    worker.state = State::clone(&worker.shared.current.load());
-                    for (sequence, (accepted, _)) in (first..).zip(&accepted) {
-                        worker.state.apply(sequence, &accepted.record).map_err(|error| Error::Record {
+                    // It may be applied in part: back to what was before the group, and over the group again.
+                    worker.state = base.clone();
+                    for record in &records {
+                        let sequence = worker.state.sequence() + 1;
+                        worker.state.apply(sequence, record).map_err(|error| Error::Record {
                             path: worker.shared.folder.root().into(),
                             sequence,
                             reason: error.to_string(),
                         })?;
                     }
-                    answer(submission, Err(error));
+                    group.answers.push((waiting, Err(error)));
                 }
             }
         }
-        if accepted.is_empty() {
+        if group.answers.is_empty() {
             return Ok(());
         }
-        let payloads: Vec<Vec<u8>> =
-            accepted.iter_mut().map(|(submission, _)| mem::take(&mut submission.payload)).collect();
-        if let Err(error) = self.log.commit(&payloads) {
-            worker.state = State::clone(&worker.shared.current.load());
-            let message = error.to_string();
-            let full = matches!(error, Error::Full { .. });
-            let told = match full {
-                true => WireError::from(error),
-                false => WireError::unavailable(format!("{message}; this process writes no more")),
-            };
-            if full {
-                metrics::counter!("bitdex_log_disk_full_total").increment(1);
-                tracing::error!(error = message, "records were refused");
-                worker.shared.set_writing(Some(message.clone()));
+        group.version = (!records.is_empty()).then(|| worker.state.clone());
+        self.committer.send(group)
+    }
+
+    /// What depends on the state: a batch goes on from the cursor that is there.
+    fn admit(&self, state: &State, record: &wire::Record) -> WireResult<()> {
+        match &record.kind {
+            Some(Kind::Genesis(_) | Kind::Freeze(_)) => {
+                Err(WireError::invalid("only the store itself writes this record"))
             }
-            for (submission, _) in accepted {
-                answer(submission, Err(told.clone()));
+            Some(Kind::Batch(batch)) => {
+                let current = state.cursor(&batch.source);
+                if batch.previous_cursor == current {
+                    return Ok(());
+                }
+                Err(WireError::Precondition(format!(
+                    "the batch of source {} goes on from cursor {:?}, but the durable one is {:?}: send what follows \
+                     that",
+                    batch.source,
+                    String::from_utf8_lossy(&batch.previous_cursor),
+                    String::from_utf8_lossy(&current),
+                )))
             }
-            return if full { Ok(()) } else { Err(Error::Poisoned(message)) };
+            Some(Kind::LoadRows(_) | Kind::LoadPartDone(_) | Kind::LoadEnd(_)) if self.ending.is_some() => {
+                Err(WireError::Precondition("the load is being ended: wait for that".into()))
+            }
+            Some(Kind::LoadEnd(_)) => state.validate(record),
+            _ => Ok(()),
         }
-        worker.shared.set_writing(None);
-        worker.shared.publish(&worker.state);
-        for (sequence, (submission, postgres_cursor)) in (first..).zip(accepted) {
-            self.due |= matches!(submission.record.kind, Some(Kind::LoadEnd(_)));
-            let token = token(&worker.state, sequence, postgres_cursor);
-            answer(submission, Ok(Ack { sequence, token }));
+    }
+
+    fn applied(&mut self, worker: &mut Worker, sequence: u64, record: &wire::Record, group: &mut Group) {
+        match &record.kind {
+            Some(Kind::LoadBegin(_)) => {
+                worker.began.push(sequence);
+                if let Some(build) = &self.build {
+                    build.cancel();
+                }
+                if let Some(ending) = self.ending.take() {
+                    let reason = "another load has begun: this one is over";
+                    group.answers.push((ending.waiting, Err(WireError::Precondition(reason.into()))));
+                }
+            }
+            Some(Kind::LoadEnd(_)) => {}
+            _ => return,
+        }
+        // So that files which are of no use any more can go, and the log before.
+        self.flushing.due = true;
+        group.wake = true;
+    }
+
+    /// Back to what is durable: what was applied behind it was refused.
+    fn go_back(&mut self, worker: &mut Worker, era: u64) -> Result<()> {
+        self.era = era;
+        worker.state = State::clone(&worker.shared.current.load());
+        worker.state.adopt(Arc::clone(&self.files))?;
+        let durable = worker.state.sequence();
+        worker.began.retain(|began| *began <= durable);
+        // Had that been due for more than its size, it still is.
+        self.flushing.due = true;
+        self.flushing.not_before = Instant::now() + RETRY;
+        if let Some(ending) = &mut self.ending {
+            ending.frozen &= worker.state.staged_bytes().0 == 0;
         }
         Ok(())
     }
 
-    /// Bytes of log that the next start would have to read.
-    fn log_bytes(&self) -> u64 {
-        self.inherited + self.log.written() - self.written
-    }
-
-    fn start_checkpoint_if_due(&mut self, worker: &Worker) -> Result<()> {
-        let shared = &worker.shared;
-        let long = self.log_bytes() >= shared.options.checkpoint_bytes && self.log.written() >= self.not_before;
-        if self.checkpoint.is_some() || !(long || self.due) {
+    fn freeze_if_due(&mut self, worker: &mut Worker) -> Result<()> {
+        let unflushed = worker.state.unflushed();
+        if unflushed.rows == 0 && unflushed.bytes == 0 {
+            self.flushing.since = None;
+        } else if self.flushing.since.is_none() {
+            self.flushing.since = Some(Instant::now());
+        }
+        metrics::gauge!("bitdex_unflushed_rows").set(unflushed.rows as f64);
+        metrics::gauge!("bitdex_unflushed_bytes").set(unflushed.bytes as f64);
+        let options = &worker.shared.options;
+        let forced = self.flushing.due
+            || self.ending.as_ref().is_some_and(|ending| !ending.frozen) && worker.state.staged_bytes().0 > 0;
+        let paused = self.flushing.last.is_some_and(|last| last.elapsed() < options.flush_pause);
+        let old = self.flushing.since.is_some_and(|since| since.elapsed() >= options.flush_age);
+        let due = forced
+            || unflushed.bytes >= options.unflushed_bytes / 2
+            || !paused && (unflushed.rows >= options.flush_rows || old);
+        if !due {
             return Ok(());
         }
-        self.due = false;
-        // So that the next record is the first of a segment, and nothing before it must be read again.
-        match self.log.roll() {
-            Ok(()) => {}
-            Err(error @ Error::Full { .. }) => {
-                self.checkpoint_failed(shared, &error);
-                return Ok(());
-            }
-            Err(error) => return Err(error),
+        if let Some(compaction) = &self.compaction {
+            compaction.cancel();
         }
-        let cancel = Arc::new(AtomicBool::new(false));
-        let thread = thread::Builder::new().name("bitdex-checkpoint".into()).spawn({
-            let (shared, cancel) = (Arc::clone(shared), Arc::clone(&cancel));
-            let (state, store) = (worker.state.clone(), self.manifest.store);
-            move || {
-                let result = {
-                    let _ = (&state, store, &cancel);
-                    todo!("node: flush")
-                };
-                // An error means that the node has ended; the next writer removes the file.
-                let _ = shared.commands.send(Command::Checkpointed(result));
-            }
-        });
-        match thread {
-            Ok(thread) => {
-                self.checkpoint = Some(Checkpoint {
-                    segment: self.log.end().number,
-                    written: self.log.written(),
-                    cancel,
-                    thread: Some(thread),
-                });
-            }
-            Err(error) => {
-                self.checkpoint_failed(shared, &Error::io("start a thread for", shared.folder.root())(error));
-            }
+        if worker.state.frozen().is_none() && Instant::now() >= self.flushing.not_before {
+            self.freeze(worker)?;
         }
         Ok(())
     }
 
-    fn finish_checkpoint(&mut self, shared: &Shared, result: Result<(CheckpointRef, u64)>) -> Result<()> {
-        let Some(checkpoint) = self.checkpoint.take() else { return Ok(()) };
+    /// Logs that everything up to here goes into the next checkpoint.
+    fn freeze(&mut self, worker: &mut Worker) -> Result<()> {
+        if worker.state.staged_bytes().0 > 0
+            && let Some(build) = &self.build
+        {
+            // It lacks these rows.
+            build.cancel();
+        }
+        self.log(worker, &wire::Record { kind: Some(Kind::Freeze(wire::Freeze {})) }, Vec::new())?;
+        if let Some(ending) = &mut self.ending {
+            ending.frozen = true;
+        }
+        (self.flushing.due, self.flushing.since, self.flushing.last) = (false, None, Some(Instant::now()));
+        Ok(())
+    }
+
+    /// Logs a record that closes a segment.
+    fn log(&mut self, worker: &mut Worker, record: &wire::Record, waiting: Vec<Waiting>) -> Result<()> {
+        let sequence = worker.state.sequence() + 1;
+        worker.state.apply(sequence, record).map_err(|error| Error::Record {
+            path: worker.shared.folder.root().into(),
+            sequence,
+            reason: error.to_string(),
+        })?;
+        let cursor = worker.state.cursor("postgres");
+        self.committer.send(Group {
+            era: self.era,
+            version: Some(worker.state.clone()),
+            payloads: vec![record.encode_to_vec()],
+            answers: waiting.into_iter().map(|waiting| (waiting, Ok((sequence, cursor.clone())))).collect(),
+            roll: true,
+            wake: true,
+        })
+    }
+
+    /// Brings the frozen layer into files, once the record that froze it is durable.
+    fn start_flush(&mut self, worker: &Worker) -> Result<()> {
+        let Some(frozen) = worker.state.frozen() else { return Ok(()) };
+        let waits = self.flushing.failed.as_ref().is_some_and(|(_, again)| Instant::now() < *again);
+        if self.flush.is_some() || waits || self.frontier.load() < frozen.sequence() {
+            return Ok(());
+        }
+        match &self.compaction {
+            Some(compaction) => compaction.cancel(),
+            None => self.flush = Some(Job::flush(&self.keeper, Arc::clone(frozen), worker.began.clone())?),
+        }
+        Ok(())
+    }
+
+    fn flushed(&mut self, worker: &mut Worker, result: Result<Flush, Failure>) -> Result<()> {
+        self.flush = None;
         match result {
-            Ok((named, length)) => self.adopt_checkpoint(shared, named, length, &checkpoint),
-            Err(error) => {
-                self.checkpoint_failed(shared, &error);
-                Ok(())
+            Ok(flush) => {
+                self.flushing.bytes = flush.bytes;
+                if self.flushing.failed.take().is_some() {
+                    worker.shared.set_keeping(None);
+                }
+                let checkpoint = self.files.sequence();
+                worker.began.retain(|began| *began > checkpoint);
+            }
+            Err(Failure::Fatal(error)) => return Err(error),
+            Err(Failure::Cancelled) => {}
+            Err(Failure::Again(error)) => {
+                metrics::counter!("bitdex_checkpoint_failures_total").increment(1);
+                tracing::warn!(%error, "no checkpoint could be written; the log is kept");
+                worker.shared.set_keeping(Some(format!("changes cannot be brought into files: {error}")));
+                self.flushing.failed = Some((error.into(), Instant::now() + RETRY));
             }
         }
-    }
-
-    /// Makes the manifest name the checkpoint, and then removes what it replaces.
-    fn adopt_checkpoint(
-        &mut self,
-        shared: &Shared,
-        named: CheckpointRef,
-        length: u64,
-        checkpoint: &Checkpoint,
-    ) -> Result<()> {
-        let manifest = Manifest {
-            first_segment: checkpoint.segment,
-            next_sequence: self.log.next(),
-            checkpoint: Some(named),
-            ..self.manifest.clone()
-        };
-        match manifest.publish(&*shared.disk, &shared.folder.manifest()) {
-            Ok(()) => {}
-            Err(error @ Error::Full { .. }) => {
-                self.checkpoint_failed(shared, &error);
-                return Ok(());
-            }
-            // Which of the two manifests a crash would leave is open, but after a failed sync nothing is trusted.
-            Err(error) => return Err(error),
-        }
-        tracing::info!(checkpoint = ?manifest.checkpoint, length, "wrote a checkpoint");
-        metrics::counter!("bitdex_checkpoints_total").increment(1);
-        self.manifest = manifest;
-        self.inherited = 0;
-        self.written = checkpoint.written;
-        self.checkpoint_length = length;
-        shared.clean(&self.manifest);
         Ok(())
     }
 
-    /// The log stays as it is; another checkpoint is tried once it has grown further.
-    fn checkpoint_failed(&mut self, shared: &Shared, error: &Error) {
-        self.not_before = self.log.written() + shared.options.checkpoint_bytes / 4 + 1;
-        metrics::counter!("bitdex_checkpoint_failures_total").increment(1);
-        tracing::warn!(%error, "no checkpoint could be written; the log is kept");
+    /// None while a load is under way: it replaces what would be rewritten.
+    fn start_compaction(&mut self, worker: &Worker) -> Result<()> {
+        if self.compactable
+            && self.compaction.is_none()
+            && self.flush.is_none()
+            && worker.state.frozen().is_none()
+            && !worker.state.is_loading()
+        {
+            self.compaction = Some(Job::compact(&self.keeper)?);
+        }
+        Ok(())
     }
 
-    fn drain(&mut self, worker: &mut Worker) -> Result<()> {
-        let shared = &worker.shared;
+    /// Whether the load's end must wait until a base is built out of staged files.
+    fn needs_base(&self, state: &State) -> bool {
+        let (active, frozen) = state.staged_bytes();
+        active > SMALL_LOAD || frozen > 0 || !self.files.staged().is_empty()
+    }
+
+    fn go_on_ending(&mut self, worker: &Worker) -> Result<()> {
+        let Some(ending) = &mut self.ending else { return Ok(()) };
+        if self.build.is_some() || worker.state.frozen().is_some() {
+            return Ok(());
+        }
+        if ending.frozen || worker.state.staged_bytes().0 == 0 {
+            ending.frozen = true;
+            // Nothing that may still be refused goes into files.
+            let mut durable = State::clone(&worker.shared.current.load());
+            durable.adopt(Arc::clone(&self.files))?;
+            self.build = Some(Job::build(&self.keeper, durable)?);
+        }
+        Ok(())
+    }
+
+    fn built(&mut self, worker: &mut Worker, result: Result<Arc<Files>, Failure>) -> Result<()> {
+        let cancelled = self.build.take().is_none_or(|build| build.is_cancelled());
+        let failure = match result {
+            Err(Failure::Fatal(error)) => return Err(error),
+            // Where the load's end still waits, the next turn begins again.
+            _ if cancelled => return Ok(()),
+            Ok(base) => {
+                let Some(ending) = self.ending.take() else { return Ok(()) };
+                worker.state.prepare(base);
+                self.flushing.due = true;
+                return self.log(worker, &ending.record, vec![ending.waiting]);
+            }
+            Err(Failure::Cancelled) => return Ok(()),
+            Err(Failure::Again(error)) => error,
+        };
+        tracing::warn!(error = %failure, "the base of a load could not be built");
+        if let Some(ending) = self.ending.take() {
+            ending.waiting.answer(Err(failure.into()));
+        }
+        Ok(())
+    }
+
+    fn drain(mut self, worker: &mut Worker) -> Result<Left> {
+        let shared = Arc::clone(&worker.shared);
         shared.sessions.supersede_all();
-        self.checkpoint = None;
-        let expected = self.checkpoint_length + self.log_bytes();
-        if self.log.written() > self.written && expected <= CHEAP_BYTES {
-            let cancel = Arc::new(AtomicBool::new(false));
-            match self.log.roll().and_then(|()| {
-                todo!("node: flush")
-            }) {
-                Ok((named, length)) => {
-                    let segment = self.log.end().number;
-                    let done = Checkpoint { segment, written: self.log.written(), cancel, thread: None };
-                    self.adopt_checkpoint(shared, named, length, &done)?;
-                }
-                Err(error) if self.log.is_poisoned() => return Err(error),
-                Err(error) => self.checkpoint_failed(shared, &error),
+        (self.flush, self.compaction, self.build) = (None, None, None);
+        if let Some(ending) = self.ending.take() {
+            ending.waiting.answer(Err(super::ended()));
+        }
+        while let Some(submission) = self.queue.pop_front() {
+            self.apply(worker, vec![submission])?;
+        }
+        // In vain, were something refused just now: then it stays in the log.
+        let unflushed = worker.state.unflushed();
+        let cheap = self.flushing.bytes + unflushed.bytes + worker.state.staged_bytes().0 <= CHEAP_BYTES;
+        let freezes = cheap && unflushed.rows > 0 && worker.state.frozen().is_none();
+        if freezes {
+            self.freeze(worker)?;
+        }
+        let Self { committer, keeper, files, frontier, store, lock, .. } = self;
+        let log = committer.finish()?;
+        if log.is_poisoned() {
+            return Err(Error::Poisoned("the log could not be written".into()));
+        }
+        worker.state = State::clone(&shared.current.load());
+        worker.state.adopt(files)?;
+        if let Some(frozen) = worker.state.frozen().filter(|_| freezes).cloned() {
+            match keeper.flush(&frozen, &worker.began, &AtomicBool::new(false)) {
+                Ok(_) => {}
+                Err(Failure::Fatal(error)) => return Err(error),
+                Err(failure) => tracing::warn!(?failure, "no checkpoint could be written; the log is kept"),
             }
         }
         shared.role.send_replace(Role::Reader);
         tracing::info!(sequence = worker.state.sequence(), "gave up writing");
-        Ok(())
+        let end = log.end();
+        drop(lock);
+        Ok((store, end, frontier))
     }
 
     fn look_for_waiting(&mut self, shared: &Shared) {
         let (seen, looked) = &mut self.wanted;
-        if looked.elapsed() < WANTED {
+        if looked.elapsed() < TICK {
             return;
         }
         *looked = Instant::now();
@@ -363,44 +583,17 @@ impl Writing {
     }
 }
 
-/// All submissions that wait, up to a size, and the other command that came behind them.
-fn gather(worker: &Worker, first: Submission) -> (Vec<Submission>, Option<Command>) {
-    let mut bytes = first.payload.len();
-    let mut group = vec![first];
-    while bytes < GROUP_BYTES {
-        match worker.commands.try_recv() {
-            Ok(Command::Submit(submission)) => {
-                bytes += submission.payload.len();
-                group.push(*submission);
-            }
-            Ok(other) => return (group, Some(other)),
-            Err(_) => break,
-        }
-    }
-    (group, None)
-}
-
-/// What depends on the state: a batch goes on from the cursor that is there.
-fn admit(state: &State, record: &wire::Record) -> WireResult<()> {
-    match &record.kind {
-        Some(Kind::Genesis(_)) => Err(WireError::invalid("only the store itself writes its first record")),
-        Some(Kind::Batch(batch)) => {
-            let current = state.cursor(&batch.source);
-            if batch.previous_cursor == current {
-                return Ok(());
-            }
-            Err(WireError::Precondition(format!(
-                "the batch of source {} goes on from cursor {:?}, but the durable one is {:?}: send what follows that",
-                batch.source,
-                String::from_utf8_lossy(&batch.previous_cursor),
-                String::from_utf8_lossy(&current),
-            )))
-        }
-        _ => Ok(()),
-    }
-}
-
-/// The caller may have given up waiting; the record is kept all the same.
-fn answer(submission: Submission, result: WireResult<Ack>) {
-    let _ = submission.answer.send(result);
+/// Writes the first record of a store.
+pub(super) fn write_genesis(worker: &mut Worker, log: &mut LogWriter, store: u128) -> Result<()> {
+    let definition_hash = worker.shared.options.schema.hash.clone();
+    let genesis = wire::Genesis { store: format!("{store:032x}"), definition_hash };
+    let record = wire::Record { kind: Some(Kind::Genesis(genesis)) };
+    worker.state.apply(log.next(), &record).map_err(|error| Error::Record {
+        path: segment_path(worker.shared.folder.root(), log.end().number),
+        sequence: log.next(),
+        reason: error.to_string(),
+    })?;
+    log.commit(&[record.encode_to_vec()])?;
+    worker.shared.publish(&worker.state);
+    Ok(())
 }

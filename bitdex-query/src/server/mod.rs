@@ -81,12 +81,16 @@ impl Server {
             ("gRPC", tokio::spawn(serve_grpc(grpc, Arc::clone(&service), closing.clone()))),
             ("HTTP", tokio::spawn(serve_http(http, Arc::clone(&service), metrics, closing.clone()))),
         ];
+        let defaults = NodeOptions::new(schema, &options.data);
         let node = NodeOptions {
             advertise: Some(advertise),
             reader_only: options.reader_only,
-            checkpoint_bytes: options.checkpoint_bytes(),
+            unflushed_bytes: options.unflushed_bytes(),
+            flush_age: Duration::from_secs(options.flush_seconds.into()),
+            build_memory: options.build_memory(),
+            build_threads: options.build_threads.map_or(defaults.build_threads, usize::from),
             queue_bytes: options.queue_bytes(),
-            ..NodeOptions::new(schema, &options.data)
+            ..defaults
         };
         Ok(Self { options: node, lame_duck: options.lame_duck(), service, node: None, closing, fronts })
     }

@@ -98,8 +98,7 @@ impl Service {
             Ok(node) => node,
             Err(error) => return Some(error.to_string()),
         };
-        let readiness = node.current().readiness();
-        if readiness.ready { self.dead() } else { Some(readiness.progress) }
+        if node.serving().readiness().ready { self.dead() } else { Some(node.current().readiness().progress) }
     }
 
     /// Why this process should be restarted; one that is opening its store or loading is alive.
@@ -126,7 +125,7 @@ impl Service {
         request.validate()?;
         let node = self.node()?;
         let demanded =
-            if request.cursor.is_some() { engine::cursor_sequence(&node.current(), &request)? } else { None };
+            if request.cursor.is_some() { engine::cursor_sequence(&node.serving(), &request)? } else { None };
         let state = node.wait_for(request.consistency.as_ref(), demanded.unwrap_or_default(), deadline).await?;
         let now_us = clock(request.now_us, request.consistency.as_ref())?;
         let page = compute(&state, || engine::search(&state, &request, now_us))?;

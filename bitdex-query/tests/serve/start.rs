@@ -41,7 +41,7 @@ fn a_wrong_command_line_is_told() {
     let folder = Folder::new();
     for (arguments, says) in [
         (vec!["--grpc-listen=nowhere"], "--grpc-listen"),
-        (vec!["--checkpoint-mb=0"], "--checkpoint-mb"),
+        (vec!["--unflushed-mb=0"], "--unflushed-mb"),
         (vec!["--log=bitdex_query=loudest"], "--log"),
         (vec!["--no-such-option"], "--no-such-option"),
         (vec!["--definition=/no/such/file.yaml"], "/no/such/file.yaml"),

@@ -168,7 +168,7 @@ impl Run {
         let rows_per_part = options.rows_per_part().to_string();
         let options_of_processes = ProcessOptions {
             // Small checkpoints, so that opening from them is tested too.
-            query: &["--checkpoint-mb", "4", "--drain-seconds", "0"],
+            query: &["--unflushed-mb", "4", "--drain-seconds", "0"],
             sync: &["--metrics-interval-ms", "200", "--load-rows-per-part", &rows_per_part, "--load-connections", "2"],
         };
         let mut pair = Pair::new(&binaries, &feed, logs, 2, options_of_processes)?;

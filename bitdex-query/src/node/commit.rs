@@ -1,0 +1,236 @@
+//! The second half of writing, in a thread of its own: makes groups of records durable, shows what they leave, and
+//! acknowledges them, in order. Meanwhile the log's thread applies the next ones.
+//!
+//! Groups that wait are made durable by one fsync. Where one fails, it and everything that was applied behind it is
+//! refused; the log's thread hears of it ([`Command::Refused`]), goes back to what is durable, and begins a new *era*.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+        mpsc::{Receiver, SyncSender, sync_channel},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use bitdex_proto::{Error as WireError, Result as WireResult};
+use bytes::Bytes;
+use tokio::sync::{OwnedSemaphorePermit, oneshot};
+
+use super::{Ack, Command, Shared, token};
+use crate::{
+    log::{Error, Result, writer::LogWriter},
+    state::State,
+};
+
+/// Groups that may wait; the bytes in them are bounded by the queue's permits.
+const DEPTH: usize = 16;
+/// No more groups are joined once they have this many bytes.
+const JOINED_BYTES: usize = 8 << 20;
+
+/// Whoever waits for a record to be durable.
+#[derive(Debug)]
+pub(super) struct Waiting {
+    pub(super) answer: oneshot::Sender<WireResult<Ack>>,
+    pub(super) since: Instant,
+    /// Its room in the queue.
+    pub(super) _permit: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    /// The caller may have given up waiting; the record is kept all the same.
+    pub(super) fn answer(self, result: WireResult<Ack>) {
+        let _ = self.answer.send(result);
+    }
+}
+
+/// Records that become durable together.
+#[derive(Debug, Default)]
+pub(super) struct Group {
+    pub(super) era: u64,
+    /// What the records leave; `None` where there are none.
+    pub(super) version: Option<State>,
+    pub(super) payloads: Vec<Vec<u8>>,
+    /// In order: a record's sequence number and the Postgres cursor behind it, or why there is none.
+    pub(super) answers: Vec<(Waiting, WireResult<(u64, Bytes)>)>,
+    /// The next record is to be the first of a segment.
+    pub(super) roll: bool,
+    /// The log's thread is to be told.
+    pub(super) wake: bool,
+}
+
+/// The thread, seen from the log's.
+#[derive(Debug)]
+pub(super) struct Committer {
+    groups: Option<SyncSender<Group>>,
+    sent: u64,
+    done: Arc<AtomicU64>,
+    thread: Option<JoinHandle<LogWriter>>,
+}
+
+impl Committer {
+    pub(super) fn start(shared: &Arc<Shared>, log: LogWriter) -> Result<Self> {
+        let (groups, receiver) = sync_channel(DEPTH);
+        let done = Arc::<AtomicU64>::default();
+        let stage = Stage {
+            shared: Arc::clone(shared),
+            log,
+            groups: receiver,
+            done: Arc::clone(&done),
+            refusing: None,
+            era: 0,
+        };
+        let thread = thread::Builder::new()
+            .name("bitdex-commit".into())
+            .spawn(move || stage.run())
+            .map_err(Error::io("start a thread for", shared.folder.root()))?;
+        Ok(Self { groups: Some(groups), sent: 0, done, thread: Some(thread) })
+    }
+
+    /// Waits while many groups do.
+    pub(super) fn send(&mut self, group: Group) -> Result<()> {
+        self.sent += 1;
+        let sent = self.groups.as_ref().is_some_and(|groups| groups.send(group).is_ok());
+        if sent { Ok(()) } else { Err(ended()) }
+    }
+
+    /// Whether everything that was sent is shown and answered.
+    pub(super) fn is_idle(&self) -> bool {
+        self.done.load(Ordering::Acquire) == self.sent
+    }
+
+    /// Lets it finish what was sent.
+    pub(super) fn finish(mut self) -> Result<LogWriter> {
+        self.groups = None;
+        self.thread.take().and_then(|thread| thread.join().ok()).ok_or_else(ended)
+    }
+}
+
+impl Drop for Committer {
+    fn drop(&mut self) {
+        self.groups = None;
+        if let Some(thread) = self.thread.take() {
+            // A panic in it was told on stderr, and its groups are not acknowledged.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn ended() -> Error {
+    Error::Poisoned("the thread that writes the log ended by a fault of ours (see its panic message)".into())
+}
+
+struct Stage {
+    shared: Arc<Shared>,
+    log: LogWriter,
+    groups: Receiver<Group>,
+    done: Arc<AtomicU64>,
+    /// Why groups of earlier eras are refused; `None` before the first failure, and again after a success.
+    refusing: Option<WireError>,
+    era: u64,
+}
+
+impl Stage {
+    fn run(mut self) -> LogWriter {
+        while let Ok(first) = self.groups.recv() {
+            let (mut joined, mut bytes) = (Vec::new(), 0);
+            let mut next = Some(first);
+            while let Some(group) = next.take() {
+                if group.era < self.era {
+                    self.refuse(vec![group]);
+                } else {
+                    bytes += group.payloads.iter().map(Vec::len).sum::<usize>();
+                    let ends = group.roll || bytes >= JOINED_BYTES;
+                    joined.push(group);
+                    if ends {
+                        break;
+                    }
+                }
+                next = self.groups.try_recv().ok();
+            }
+            if !joined.is_empty() {
+                self.commit(joined);
+            }
+        }
+        self.log
+    }
+
+    fn commit(&mut self, joined: Vec<Group>) {
+        let payloads: Vec<&Vec<u8>> = joined.iter().flat_map(|group| &group.payloads).collect();
+        let records = payloads.len();
+        if records > 0
+            && let Err(error) = self.log.commit(&payloads)
+        {
+            return self.fail(joined, error);
+        }
+        if let Some(version) = joined.iter().rev().find_map(|group| group.version.as_ref()) {
+            if self.refusing.take().is_some() {
+                self.shared.set_writing(None);
+            }
+            self.shared.publish(version);
+            metrics::histogram!("bitdex_log_group_records").record(records as f64);
+        }
+        let latency = metrics::histogram!("bitdex_commit_seconds");
+        let count = joined.len() as u64;
+        let (mut roll, mut wake) = (false, false);
+        for Group { version, answers, roll: rolls, wake: wakes, .. } in joined {
+            for (waiting, result) in answers {
+                let result = match (result, &version) {
+                    (Ok((sequence, cursor)), Some(version)) => {
+                        latency.record(waiting.since.elapsed().as_secs_f64());
+                        Ok(Ack { sequence, token: token(version, sequence, cursor) })
+                    }
+                    (Ok(_), None) => Err(WireError::Internal("a record without a version".into())),
+                    (Err(error), _) => Err(error),
+                };
+                waiting.answer(result);
+            }
+            roll |= rolls;
+            wake |= wakes;
+        }
+        self.done.fetch_add(count, Ordering::Release);
+        if roll {
+            match self.log.roll() {
+                // Without room for a segment now, the next group tries to make one.
+                Ok(()) | Err(Error::Full { .. }) => {}
+                Err(error) => return self.fail(Vec::new(), error),
+            }
+        }
+        if wake {
+            self.tell(Command::Wake);
+        }
+    }
+
+    fn fail(&mut self, joined: Vec<Group>, error: Error) {
+        self.era += 1;
+        let full = matches!(error, Error::Full { .. });
+        let message = error.to_string();
+        let told = if full {
+            metrics::counter!("bitdex_log_disk_full_total").increment(1);
+            tracing::error!(error = message, "records were refused");
+            self.shared.set_writing(Some(message.clone()));
+            WireError::from(error)
+        } else {
+            WireError::unavailable(format!("{message}; this process writes no more"))
+        };
+        self.refusing = Some(told);
+        // Before any answer, so that what comes in reply to one finds the new era.
+        self.tell(Command::Refused { era: self.era, poisoned: (!full).then_some(message) });
+        self.refuse(joined);
+    }
+
+    fn refuse(&mut self, groups: Vec<Group>) {
+        let reason = self.refusing.clone().unwrap_or_else(super::ended);
+        let count = groups.len() as u64;
+        for (waiting, _) in groups.into_iter().flat_map(|group| group.answers) {
+            waiting.answer(Err(reason.clone()));
+        }
+        self.done.fetch_add(count, Ordering::Release);
+    }
+
+    fn tell(&self, command: Command) {
+        // An error means that the node has ended.
+        let _ = self.shared.commands.send(command);
+    }
+}

@@ -1,0 +1,326 @@
+//! The writer's files, kept in the background: flushes, compaction, and the building of a load's base.
+//!
+//! One thread for each job; the manifest, which all of them change, is behind a lock. What a new manifest no longer
+//! names is unlinked once that is durable. After a manifest that could not be published for another reason than a full
+//! disk nothing is trusted ([`Failure::Fatal`]); every other failure leaves the files as they were, to be tried again.
+
+use std::{
+    collections::BTreeSet,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread::{self, JoinHandle},
+    time::Instant,
+};
+
+use parking_lot::Mutex;
+
+use super::{Command, Shared};
+use crate::{
+    build::{
+        compaction::{Compacted, compact, pick},
+        generation::{Limits, build},
+    },
+    log::{
+        Error, Result,
+        segment::{Segment, segment_path},
+    },
+    mapping::Frontier,
+    state::{Files, Frozen, State, write_checkpoint},
+    store::manifest::{Manifest, Prepared},
+};
+
+/// How much a background thread steps back for those that answer.
+const NICE: i32 = 10;
+
+/// Why a job came to nothing.
+#[derive(Debug)]
+pub(super) enum Failure {
+    /// It was told to end.
+    Cancelled,
+    Again(Error),
+    Fatal(Error),
+}
+
+impl From<Error> for Failure {
+    fn from(error: Error) -> Self {
+        Self::Again(error)
+    }
+}
+
+/// What is behind the lock.
+#[derive(Debug)]
+struct Kept {
+    manifest: Manifest,
+    files: Arc<Files>,
+}
+
+#[derive(Debug)]
+pub(super) struct Keeper {
+    shared: Arc<Shared>,
+    frontier: Arc<Frontier>,
+    kept: Mutex<Kept>,
+}
+
+impl Keeper {
+    pub(super) fn new(shared: &Arc<Shared>, frontier: &Arc<Frontier>, manifest: Manifest, files: Arc<Files>) -> Self {
+        let kept = Mutex::new(Kept { manifest, files });
+        Self { shared: Arc::clone(shared), frontier: Arc::clone(frontier), kept }
+    }
+
+    pub(super) fn manifest(&self) -> Manifest {
+        self.kept.lock().manifest.clone()
+    }
+
+    /// Makes a changed manifest durable, hands its files to the log's thread, and unlinks those that it replaces.
+    fn publish(&self, cancel: &AtomicBool, change: impl FnOnce(&mut Manifest)) -> Result<(), Failure> {
+        let Shared { folder, disk, options, .. } = &*self.shared;
+        let mut kept = self.kept.lock();
+        if cancel.load(Ordering::Relaxed) {
+            return Err(Failure::Cancelled);
+        }
+        let mut manifest = kept.manifest.clone();
+        change(&mut manifest);
+        manifest.next_sequence = manifest.next_sequence.max(self.frontier.load() + 1);
+        manifest.publish(&**disk, &folder.manifest()).map_err(|error| match error {
+            Error::Full { .. } => Failure::Again(error),
+            // Which of the two manifests a crash would leave is open.
+            error => Failure::Fatal(error),
+        })?;
+        let old = std::mem::replace(&mut kept.manifest, manifest);
+        let files = Files::open(folder, &kept.manifest, &options.schema, Some(&kept.files)).map_err(Failure::Fatal)?;
+        kept.files = files.ok_or_else(|| {
+            Failure::Fatal(Error::damaged(folder.manifest(), 0, "a file that was just written is not there"))
+        })?;
+        // An error means that the node has ended.
+        let _ = self.shared.commands.send(Command::Adopt(Arc::clone(&kept.files)));
+        self.unlink(&old, &kept.manifest);
+        Ok(())
+    }
+
+    /// What cannot be removed stays until the next promotion.
+    fn unlink(&self, old: &Manifest, new: &Manifest) {
+        let Shared { folder, disk, .. } = &*self.shared;
+        let kept = names(new);
+        let files = names(old).into_iter().filter(|name| !kept.contains(name)).map(|name| folder.named(name));
+        // Ascending, on which followers rely.
+        let segments = (old.first_segment..new.first_segment).map(|number| segment_path(folder.root(), number));
+        for path in files.chain(segments) {
+            if let Err(error) = disk.remove(&path) {
+                tracing::warn!(path = %path.display(), %error, "cannot remove an old file of the store");
+            }
+        }
+    }
+
+    /// The last segment of the log that begins at or before record `next`.
+    fn segment_of(&self, next: u64) -> Result<u64> {
+        let manifest = self.manifest();
+        let mut number = manifest.first_segment;
+        while let Some(segment) = Segment::open(self.shared.folder.root(), number + 1, manifest.store)?
+            && segment.header.first() <= next
+        {
+            number += 1;
+        }
+        Ok(number)
+    }
+
+    /// Writes a checkpoint. `began`: where loads began that this process knows of.
+    pub(super) fn flush(&self, frozen: &Frozen, began: &[u64], cancel: &AtomicBool) -> Result<Flush, Failure> {
+        let started = Instant::now();
+        let Shared { folder, disk, .. } = &*self.shared;
+        let store = self.kept.lock().manifest.store;
+        let flushed = write_checkpoint(frozen, disk, folder, store, cancel)?;
+        let first_segment = self.segment_of(frozen.sequence() + 1)?;
+        let (bytes, staged) = (flushed.bytes, flushed.staged.is_some());
+        self.publish(cancel, |manifest| {
+            let below = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
+            if began.iter().any(|began| (below + 1..=frozen.sequence()).contains(began)) {
+                // Of a load that another took the place of.
+                manifest.staged.clear();
+                manifest.prepared = None;
+            }
+            if frozen.is_loading() {
+                if let Some(file) = flushed.staged {
+                    // What was built lacks these rows.
+                    manifest.prepared = None;
+                    manifest.staged.push(file);
+                }
+            } else {
+                manifest.staged.clear();
+                let generation = flushed.checkpoint.generation;
+                if let Some(base) = manifest.prepared.take_if(|base| base.complete && base.generation == generation) {
+                    manifest.segments = base.segments;
+                    manifest.tables = base.tables;
+                }
+                manifest.prepared = None;
+            }
+            manifest.first_segment = first_segment;
+            manifest.checkpoint = Some(flushed.checkpoint);
+        })?;
+        let elapsed = started.elapsed();
+        metrics::counter!("bitdex_checkpoints_total").increment(1);
+        metrics::counter!("bitdex_checkpoint_bytes_total").increment(bytes);
+        metrics::histogram!("bitdex_checkpoint_seconds").record(elapsed.as_secs_f64());
+        tracing::info!(sequence = frozen.sequence(), bytes, ?elapsed, "wrote a checkpoint");
+        Ok(Flush { bytes, staged })
+    }
+
+    /// Rewrites what is most worth it; false where nothing is.
+    fn compact(&self, cancel: &AtomicBool) -> Result<bool, Failure> {
+        let started = Instant::now();
+        let Shared { folder, disk, options, .. } = &*self.shared;
+        let (store, files) = {
+            let kept = self.kept.lock();
+            (kept.manifest.store, Arc::clone(&kept.files))
+        };
+        let Some(work) = pick(&files, options.compact_fraction)? else { return Ok(false) };
+        let (compacted, bytes) = compact(&files, work, disk, folder, store, cancel)?;
+        self.publish(cancel, |manifest| match compacted {
+            Compacted::Segment(new) => match manifest.segments.binary_search_by_key(&new.number, |old| old.number) {
+                Ok(at) => manifest.segments[at] = new,
+                Err(at) => manifest.segments.insert(at, new),
+            },
+            Compacted::Table(new) => match manifest.tables.binary_search_by_key(&new.source, |old| old.source) {
+                Ok(at) => manifest.tables[at] = new,
+                Err(at) => manifest.tables.insert(at, new),
+            },
+        })?;
+        let elapsed = started.elapsed();
+        metrics::counter!("bitdex_compactions_total").increment(1);
+        metrics::counter!("bitdex_compaction_bytes_total").increment(bytes);
+        metrics::histogram!("bitdex_compaction_seconds").record(elapsed.as_secs_f64());
+        tracing::info!(?work, bytes, ?elapsed, "compacted");
+        Ok(true)
+    }
+
+    /// Builds the base of the load's generation, or goes on where a build broke off.
+    fn build(&self, state: &State, cancel: &AtomicBool) -> Result<Arc<Files>, Failure> {
+        let started = Instant::now();
+        let Shared { folder, disk, options, .. } = &*self.shared;
+        let manifest = self.manifest();
+        let generation = state.generation();
+        let prepared = manifest.prepared.clone().filter(|prepared| prepared.generation == generation);
+        let sequence = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
+        let prepared = prepared.unwrap_or(Prepared { generation, sequence, ..Prepared::default() });
+        let limits = Limits { memory: options.build_memory, threads: options.build_threads };
+        let mut unpublished = None;
+        let built = build(state, disk, folder, manifest.store, &prepared, limits, cancel, &mut |prepared| {
+            self.publish(cancel, |manifest| manifest.prepared = Some(prepared)).map_err(|failure| {
+                unpublished = Some(failure);
+                Error::Poisoned("the manifest could not be published".into())
+            })
+        });
+        let built = match (built, unpublished) {
+            (_, Some(failure)) => return Err(failure),
+            (built, None) => built?,
+        };
+        self.publish(cancel, |manifest| manifest.prepared = Some(Prepared { complete: true, ..built }))?;
+        let files = Files::open_prepared(folder, &self.manifest(), &options.schema)?;
+        tracing::info!(generation, elapsed = ?started.elapsed(), "built the base of a load");
+        Ok(files.ok_or_else(|| Error::damaged(folder.manifest(), 0, "a file that was just built is not there"))?)
+    }
+}
+
+/// Of files that a manifest names.
+fn names(manifest: &Manifest) -> BTreeSet<&str> {
+    let Manifest { checkpoint, segments, tables, staged, prepared, .. } = manifest;
+    let prepared = prepared.iter().flat_map(|prepared| {
+        let segments = prepared.segments.iter().map(|segment| segment.file.as_str());
+        segments.chain(prepared.tables.iter().map(|table| table.file.as_str()))
+    });
+    (checkpoint.iter().map(|checkpoint| checkpoint.file.as_str()))
+        .chain(segments.iter().map(|segment| segment.file.as_str()))
+        .chain(tables.iter().map(|table| table.file.as_str()))
+        .chain(staged.iter().map(String::as_str))
+        .chain(prepared)
+        .collect()
+}
+
+/// What a flush did.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Flush {
+    pub(super) bytes: u64,
+    /// It wrote rows of a load too.
+    pub(super) staged: bool,
+}
+
+/// A thread at work in the background. Dropping it cancels it and waits for its end.
+#[derive(Debug)]
+pub(super) struct Job {
+    cancel: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Job {
+    /// `began`: where loads began that this process knows of.
+    pub(super) fn flush(keeper: &Arc<Keeper>, frozen: Arc<Frozen>, began: Vec<u64>) -> Result<Self> {
+        let run = move |keeper: &Keeper, cancel: &AtomicBool| keeper.flush(&frozen, &began, cancel);
+        Self::start(keeper, "bitdex-flush", run, Command::Flushed)
+    }
+
+    pub(super) fn compact(keeper: &Arc<Keeper>) -> Result<Self> {
+        Self::start(keeper, "bitdex-compact", Keeper::compact, Command::Compacted)
+    }
+
+    pub(super) fn build(keeper: &Arc<Keeper>, state: State) -> Result<Self> {
+        let run = move |keeper: &Keeper, cancel: &AtomicBool| keeper.build(&state, cancel);
+        Self::start(keeper, "bitdex-build", run, Command::Built)
+    }
+
+    fn start<T: 'static>(
+        keeper: &Arc<Keeper>,
+        name: &str,
+        run: impl FnOnce(&Keeper, &AtomicBool) -> Result<T, Failure> + Send + 'static,
+        tell: fn(Result<T, Failure>) -> Command,
+    ) -> Result<Self> {
+        let cancel = Arc::<AtomicBool>::default();
+        let spawned = thread::Builder::new().name(name.into()).spawn({
+            let (keeper, cancel) = (Arc::clone(keeper), Arc::clone(&cancel));
+            move || {
+                // On Linux this is of the thread, and of those that it starts. Where it is refused, it is only ruder.
+                let _ = rustix::process::nice(NICE);
+                let unwinding = FailOnUnwind(&keeper.shared);
+                let result = run(&keeper, &cancel).map_err(|failure| match failure {
+                    Failure::Again(_) if cancel.load(Ordering::Relaxed) => Failure::Cancelled,
+                    failure => failure,
+                });
+                std::mem::forget(unwinding);
+                // An error means that the node has ended.
+                let _ = keeper.shared.commands.send(tell(result));
+            }
+        });
+        let thread = spawned.map_err(Error::io("start a thread for", keeper.shared.folder.root()))?;
+        Ok(Self { cancel, thread: Some(thread) })
+    }
+
+    pub(super) fn is_cancelled(&self) -> bool {
+        self.cancel.load(Ordering::Relaxed)
+    }
+
+    /// Tells it to end; it answers all the same.
+    pub(super) fn cancel(&self) {
+        self.cancel.store(true, Ordering::Relaxed);
+    }
+}
+
+impl Drop for Job {
+    fn drop(&mut self) {
+        self.cancel();
+        if let Some(thread) = self.thread.take() {
+            // A panic in it has failed the node.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// Without an answer the log's thread would wait for ever.
+struct FailOnUnwind<'a>(&'a Shared);
+
+impl Drop for FailOnUnwind<'_> {
+    fn drop(&mut self) {
+        let reason = "a thread that keeps the files ended by a fault of ours (see its panic message)";
+        // An error means that the node has ended.
+        let _ = self.0.commands.send(Command::Flushed(Err(Failure::Fatal(Error::Poisoned(reason.into())))));
+    }
+}
