@@ -5,7 +5,10 @@ use std::sync::{Arc, atomic::AtomicBool};
 use crate::{
     log::{Result, disk::Disk},
     state::Files,
-    store::{Folder, manifest::{SegmentRef, TableRef}},
+    store::{
+        Folder,
+        manifest::{SegmentRef, TableRef},
+    },
 };
 
 /// What to rewrite.

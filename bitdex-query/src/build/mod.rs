@@ -2,4 +2,23 @@
 
 pub mod compaction;
 pub mod generation;
+mod staged;
 pub mod staging;
+#[cfg(test)]
+mod tests;
+
+use std::{
+    io,
+    path::Path,
+    sync::atomic::{AtomicBool, Ordering},
+};
+
+use crate::log::{Error, Result};
+
+/// An error once `cancel` is set.
+fn go_on(cancel: &AtomicBool, path: &Path) -> Result<()> {
+    if cancel.load(Ordering::Relaxed) {
+        return Err(Error::io("go on with", path)(io::Error::new(io::ErrorKind::Interrupted, "it was cancelled")));
+    }
+    Ok(())
+}

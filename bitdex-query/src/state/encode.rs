@@ -2,6 +2,8 @@
 
 use bitdex_proto::value::{FieldValue, Float, Value};
 
+use crate::segment::value::ValueRef;
+
 /// Bytes that are not what they should be; where, is for the caller to say.
 #[derive(Debug)]
 pub(crate) struct Broken;
@@ -33,20 +35,31 @@ pub(crate) fn put_bytes(out: &mut Vec<u8>, bytes: &[u8]) {
 }
 
 pub(crate) fn put_value(out: &mut Vec<u8>, value: &Value) {
+    put_ref(out, ValueRef::of(value));
+}
+
+pub(crate) fn put_ref(out: &mut Vec<u8>, value: ValueRef<'_>) {
     match value {
-        Value::Bool(bool) => out.push(if *bool { TRUE } else { FALSE }),
-        Value::Int(int) => {
+        ValueRef::Bool(bool) => out.push(if bool { TRUE } else { FALSE }),
+        ValueRef::Int(int) => {
             out.push(INT);
-            put_key(out, *int);
+            put_key(out, int);
         }
-        Value::Float(float) => {
+        ValueRef::Float(float) => {
             out.push(FLOAT);
             out.extend_from_slice(&float.get().to_bits().to_le_bytes());
         }
-        Value::Text(text) => {
+        ValueRef::Text(text) => {
             out.push(TEXT);
             put_bytes(out, text.as_bytes());
         }
+    }
+}
+
+pub(crate) fn put_optional_ref(out: &mut Vec<u8>, value: Option<ValueRef<'_>>) {
+    match value {
+        Some(value) => put_ref(out, value),
+        None => out.push(NULL),
     }
 }
 
