@@ -79,7 +79,7 @@ impl<'s> Operand<'s> {
         })
     }
 
-    /// Number of ids, about: exact where no layer above the base changes the set.
+    /// Number of ids, about: never fewer than there are, exact where no layer above the base changes the set.
     pub(crate) fn estimate(&self) -> u64 {
         if let Some(estimate) = self.estimate.get() {
             return estimate;
@@ -98,10 +98,10 @@ impl<'s> Operand<'s> {
                 Err(_) => 1 << SEGMENT_BITS,
             })
             .sum();
-        let deltas = || self.frozen.iter().chain(&self.active).map(|(_, delta)| delta);
-        let added: u64 = deltas().map(|delta| u64::from(count(delta.added.as_block()))).sum();
-        let removed: u64 = deltas().map(|delta| u64::from(count(delta.removed.as_block()))).sum();
-        (base + added + length(self.added)).saturating_sub(removed + length(self.removed))
+        // What went out may never have been in, so it is not taken off.
+        let deltas = self.frozen.iter().chain(&self.active);
+        let added: u64 = deltas.map(|(_, delta)| u64::from(count(delta.added.as_block()))).sum();
+        base + added + length(self.added)
     }
 
     /// Numbers of the blocks that may not be empty, ascending.
@@ -158,16 +158,14 @@ impl<'s> Operand<'s> {
         Ok(if changed { combine(base, &changes, buffer) } else { base })
     }
 
-    /// Number of ids of a block, about, without touching them.
+    /// Number of ids of a block, about (never fewer than there are), without touching them.
     pub(crate) fn block_estimate(&self, number: u16) -> Result<u32> {
         let length = |posting: Option<Posting<'s>>| posting.map_or(Ok(0), |posting| posting.block_len(number));
-        let mut more = length(self.base(number)?)? + length(self.added)?;
-        let mut less = length(self.removed)?;
+        let mut ids = length(self.base(number)?)? + length(self.added)?;
         for delta in [&self.frozen, &self.active].into_iter().filter_map(|deltas| find(deltas, number)) {
-            more += count(delta.added.as_block());
-            less += count(delta.removed.as_block());
+            ids += count(delta.added.as_block());
         }
-        Ok(more.saturating_sub(less).min(1 << BLOCK_BITS))
+        Ok(ids.min(1 << BLOCK_BITS))
     }
 
     fn base(&self, block: u16) -> Result<Option<Posting<'s>>> {
