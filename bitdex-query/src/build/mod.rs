@@ -16,7 +16,7 @@ use std::{
 use crate::log::{Error, Result};
 
 /// An error once `cancel` is set.
-fn go_on(cancel: &AtomicBool, path: &Path) -> Result<()> {
+pub(crate) fn go_on(cancel: &AtomicBool, path: &Path) -> Result<()> {
     if cancel.load(Ordering::Relaxed) {
         return Err(Error::io("go on with", path)(io::Error::new(io::ErrorKind::Interrupted, "it was cancelled")));
     }

@@ -1,13 +1,6 @@
 //! Writing a checkpoint: the one below merged with the frozen layer, without what the base has taken in.
 
-use std::{
-    cmp::Ordering,
-    io,
-    sync::{
-        Arc,
-        atomic::{self, AtomicBool},
-    },
-};
+use std::sync::{Arc, atomic::AtomicBool};
 
 use bitdex_proto::{
     ops::Op,
@@ -27,7 +20,8 @@ use super::{
     Checkpoint, DEFERRED, Flushed, HEADER, header,
 };
 use crate::{
-    log::{Error, Result, disk::Disk},
+    build::go_on,
+    log::{Result, disk::Disk},
     segment::{
         BLOCK_BITS, Index, SEGMENT_BITS,
         columns::{ColumnWriter, SparseColumn},
@@ -44,8 +38,8 @@ use crate::{
     },
 };
 
-/// Writes the checkpoint below, merged with the frozen layer. Leaves out what the base has taken in. Ends early, with an
-/// error, once `cancel` is set.
+/// Writes the checkpoint below, merged with the frozen layer, and what was staged. Leaves out what the base has taken in.
+/// Ends early, with an error, once `cancel` is set.
 ///
 /// In memory are the sets of one field at a time, or one column, and the keys of the rows.
 pub fn write_checkpoint(
@@ -55,7 +49,8 @@ pub fn write_checkpoint(
     store: impl Into<Stamp>,
     cancel: &AtomicBool,
 ) -> Result<Flushed> {
-    let sequence = frozen.sequence();
+    let (sequence, store) = (frozen.sequence(), store.into());
+    let staged = frozen.layer.staged.write(&frozen.layout.schema, disk, folder, store, sequence, cancel)?;
     let name = checkpoint_name(sequence);
     let mut merge = Merge::new(frozen, cancel);
     let mut pack = PackWriter::create(disk, &folder.named(&name), PackKind::Checkpoint, store)?;
@@ -73,7 +68,7 @@ pub fn write_checkpoint(
     merge.check()?;
     let bytes = pack.finish()?;
     let checkpoint = CheckpointRef { file: name, sequence, generation: frozen.header.generation };
-    Ok(Flushed { checkpoint, staged: None, bytes })
+    Ok(Flushed { checkpoint, staged, bytes })
 }
 
 struct Merge<'f> {
@@ -99,11 +94,7 @@ impl<'f> Merge<'f> {
     }
 
     fn check(&self) -> Result<()> {
-        if self.cancel.load(atomic::Ordering::Relaxed) {
-            let error = io::Error::new(io::ErrorKind::Interrupted, "it was cancelled");
-            return Err(Error::io("write the checkpoint in", self.files.folder())(error));
-        }
-        Ok(())
+        go_on(self.cancel, self.files.folder())
     }
 
     /// Whether the base has taken in what the old checkpoint says of this id.
@@ -304,7 +295,7 @@ impl<'f> OldSets<'f> {
     /// The set of this term, where it is the next one.
     fn take(&mut self, wanted: Term<'_>) -> Result<Option<Posting<'f>>> {
         match self.head {
-            Some((term, set)) if term.cmp(&wanted) == Ordering::Equal => {
+            Some((term, set)) if term == wanted => {
                 self.advance()?;
                 Ok(Some(set))
             }
