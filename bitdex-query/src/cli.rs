@@ -4,6 +4,8 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+use crate::store::policy::Settings;
+
 /// Fast filter, sort and page queries over an index that follows a Postgres database.
 #[derive(Debug, Parser)]
 #[command(
@@ -101,8 +103,12 @@ pub struct Serve {
 }
 
 impl Serve {
-    pub fn unflushed_bytes(&self) -> u64 {
-        u64::from(self.unflushed_mb) << 20
+    pub fn flush(&self) -> Settings {
+        Settings {
+            memory: u64::from(self.unflushed_mb) << 20,
+            age: Duration::from_secs(self.flush_seconds.into()),
+            ..Settings::default()
+        }
     }
 
     pub fn build_memory(&self) -> usize {

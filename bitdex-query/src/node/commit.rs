@@ -66,18 +66,20 @@ pub(super) struct Committer {
     groups: Option<SyncSender<Group>>,
     sent: u64,
     done: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
     thread: Option<JoinHandle<LogWriter>>,
 }
 
 impl Committer {
     pub(super) fn start(shared: &Arc<Shared>, log: LogWriter) -> Result<Self> {
         let (groups, receiver) = sync_channel(DEPTH);
-        let done = Arc::<AtomicU64>::default();
+        let [done, written] = [(); 2].map(|()| Arc::<AtomicU64>::default());
         let stage = Stage {
             shared: Arc::clone(shared),
             log,
             groups: receiver,
             done: Arc::clone(&done),
+            written: Arc::clone(&written),
             refusing: None,
             era: 0,
         };
@@ -85,7 +87,7 @@ impl Committer {
             .name("bitdex-commit".into())
             .spawn(move || stage.run())
             .map_err(Error::io("start a thread for", shared.folder.root()))?;
-        Ok(Self { groups: Some(groups), sent: 0, done, thread: Some(thread) })
+        Ok(Self { groups: Some(groups), sent: 0, done, written, thread: Some(thread) })
     }
 
     /// Waits while many groups do.
@@ -98,6 +100,11 @@ impl Committer {
     /// Whether everything that was sent is shown and answered.
     pub(super) fn is_idle(&self) -> bool {
         self.done.load(Ordering::Acquire) == self.sent
+    }
+
+    /// Bytes of log that this writer made durable.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
     }
 
     /// Lets it finish what was sent.
@@ -126,6 +133,7 @@ struct Stage {
     log: LogWriter,
     groups: Receiver<Group>,
     done: Arc<AtomicU64>,
+    written: Arc<AtomicU64>,
     /// Why groups of earlier eras are refused; `None` before the first failure, and again after a success.
     refusing: Option<WireError>,
     era: u64,
@@ -164,6 +172,7 @@ impl Stage {
         {
             return self.fail(joined, error);
         }
+        self.written.store(self.log.written(), Ordering::Relaxed);
         if let Some(version) = joined.iter().rev().find_map(|group| group.version.as_ref()) {
             if self.refusing.take().is_some() {
                 self.shared.set_writing(None);

@@ -11,7 +11,7 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use parking_lot::Mutex;
@@ -132,7 +132,7 @@ impl Keeper {
         let store = self.kept.lock().manifest.store;
         let flushed = write_checkpoint(frozen, disk, folder, store, cancel)?;
         let first_segment = self.segment_of(frozen.sequence() + 1)?;
-        let (bytes, staged) = (flushed.bytes, flushed.staged.is_some());
+        let bytes = flushed.bytes;
         self.publish(cancel, |manifest| {
             let below = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
             if began.iter().any(|began| (below + 1..=frozen.sequence()).contains(began)) {
@@ -163,7 +163,7 @@ impl Keeper {
         metrics::counter!("bitdex_checkpoint_bytes_total").increment(bytes);
         metrics::histogram!("bitdex_checkpoint_seconds").record(elapsed.as_secs_f64());
         tracing::info!(sequence = frozen.sequence(), bytes, ?elapsed, "wrote a checkpoint");
-        Ok(Flush { bytes, staged })
+        Ok(Flush { bytes, took: elapsed })
     }
 
     /// Rewrites what is most worth it; false where nothing is.
@@ -241,8 +241,7 @@ fn names(manifest: &Manifest) -> BTreeSet<&str> {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Flush {
     pub(super) bytes: u64,
-    /// It wrote rows of a load too.
-    pub(super) staged: bool,
+    pub(super) took: Duration,
 }
 
 /// A thread at work in the background. Dropping it cancels it and waits for its end.

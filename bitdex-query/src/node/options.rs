@@ -1,9 +1,11 @@
 //! What a node is told at start, and what it says of itself.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{path::PathBuf, sync::Arc};
 
 use bitdex_proto::schema::Schema;
 use bytes::Bytes;
+
+use crate::store::policy;
 
 /// How a node is opened.
 #[derive(Debug, Clone)]
@@ -16,15 +18,8 @@ pub struct NodeOptions {
     pub advertise: Option<String>,
     /// Never stand for election.
     pub reader_only: bool,
-    /// Bytes of changes that may stand in memory before files have them; past it submissions wait. Half of it is
-    /// brought into files at once.
-    pub unflushed_bytes: u64,
-    /// Bring changes into files once there are this many rows of them,
-    pub flush_rows: u64,
-    /// or once the first of them is this old;
-    pub flush_age: Duration,
-    /// but not more often than this, as long as there is room.
-    pub flush_pause: Duration,
+    /// When changes are brought into files, and how many may stand in memory before.
+    pub flush: policy::Settings,
     /// Rewrite a segment or a table once the checkpoint has this share of its rows.
     pub compact_fraction: f64,
     /// Bytes of heap that the building of a load's base may take.
@@ -44,10 +39,7 @@ impl NodeOptions {
             data: data.into(),
             advertise: None,
             reader_only: false,
-            unflushed_bytes: 128 << 20,
-            flush_rows: 1_000_000,
-            flush_age: Duration::from_secs(60),
-            flush_pause: Duration::from_secs(5),
+            flush: policy::Settings::default(),
             compact_fraction: 0.1,
             build_memory: 1 << 30,
             build_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),

@@ -19,6 +19,7 @@ use crate::{
         segment::segment_number,
     },
     mapping::Frontier,
+    store::policy,
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -42,6 +43,11 @@ fn schema(hash: &str) -> Arc<Schema> {
 
 fn options(data: &Path) -> NodeOptions {
     NodeOptions::new(schema("one"), data)
+}
+
+/// Flushes after so many rows, however soon after the flush before.
+fn often(rows: u64) -> policy::Settings {
+    policy::Settings { rows, interval: Duration::ZERO, ..policy::Settings::default() }
 }
 
 async fn open(data: &Path) -> Arc<Node> {
@@ -364,8 +370,7 @@ async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
         disk.crash_on_failure();
         let small = NodeOptions {
             segment_bytes: rng.random_range(200..5_000),
-            flush_rows: rng.random_range(5..200),
-            flush_pause: Duration::ZERO,
+            flush: often(rng.random_range(5..200)),
             ..options(folder.path())
         };
         if rng.random_ratio(1, 4) {
@@ -475,8 +480,7 @@ fn checkpoints(data: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_replace_the_log_and_a_follower_that_lagged_starts_from_the_newest() {
     let folder = tempfile::tempdir().unwrap();
-    let small =
-        NodeOptions { segment_bytes: 500, flush_rows: 20, flush_pause: Duration::ZERO, ..options(folder.path()) };
+    let small = NodeOptions { segment_bytes: 500, flush: often(20), ..options(folder.path()) };
     let node = Node::open(small).await.unwrap();
     // A follower that looks only when it is told to.
     let (shared, commands) =

@@ -11,11 +11,7 @@ use std::{
     collections::VecDeque,
     fs, mem,
     ops::ControlFlow,
-    sync::{
-        Arc,
-        atomic::AtomicBool,
-        mpsc::{RecvTimeoutError, TryRecvError},
-    },
+    sync::{Arc, atomic::AtomicBool, mpsc::RecvTimeoutError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -38,7 +34,10 @@ use crate::{
     },
     mapping::Frontier,
     state::{Files, State},
-    store::manifest::Manifest,
+    store::{
+        manifest::Manifest,
+        policy::{Decision, Ingestion, Situation, decide},
+    },
 };
 
 /// Records are applied in groups of about this many bytes.
@@ -90,6 +89,13 @@ struct Flushing {
     /// When the active layer's first change was seen.
     since: Option<Instant>,
     last: Option<Instant>,
+    took: Duration,
+    /// Bytes of log that no checkpoint has taken in: written by others before, and what this process had written at the
+    /// last `Freeze`.
+    inherited: u64,
+    written: u64,
+    /// No records are taken before.
+    paused: Option<Instant>,
     /// After a failure: why, and when to try again.
     failed: Option<(WireError, Instant)>,
     /// After a refusal: not to log a `Freeze` before.
@@ -118,6 +124,10 @@ impl Writing {
         let files = Arc::clone(worker.state.files());
         let length = |name: &String| fs::metadata(shared.folder.named(name)).map_or(0, |metadata| metadata.len());
         let bytes = manifest.checkpoint.as_ref().map_or(0, |checkpoint| length(&checkpoint.file));
+        let segments = manifest.first_segment..=log.end().number;
+        let inherited = segments
+            .map(|number| fs::metadata(segment_path(shared.folder.root(), number)).map_or(0, |metadata| metadata.len()))
+            .sum();
         let store = manifest.store;
         Ok(Self {
             committer: Committer::start(shared, log)?,
@@ -132,7 +142,18 @@ impl Writing {
             ending: None,
             files,
             unshown: false,
-            flushing: Flushing { due: false, since: None, last: None, failed: None, not_before: Instant::now(), bytes },
+            flushing: Flushing {
+                due: false,
+                since: None,
+                last: None,
+                took: Duration::ZERO,
+                inherited,
+                written: 0,
+                paused: None,
+                failed: None,
+                not_before: Instant::now(),
+                bytes,
+            },
             compactable: true,
             wanted: (None, Instant::now()),
             lock,
@@ -144,18 +165,15 @@ impl Writing {
         loop {
             self.look_for_waiting(&worker.shared);
             self.turn(worker)?;
-            let command = if self.queue.is_empty() || self.is_held(worker) {
-                match worker.commands.recv_timeout(TICK) {
-                    Ok(command) => command,
-                    Err(RecvTimeoutError::Timeout) => continue,
-                    Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
-                }
-            } else {
-                match worker.commands.try_recv() {
-                    Ok(command) => command,
-                    Err(TryRecvError::Empty) => continue,
-                    Err(TryRecvError::Disconnected) => return Ok(ControlFlow::Break(())),
-                }
+            let wait = match self.flushing.paused {
+                _ if self.queue.is_empty() || self.decide(worker, false).ingestion == Ingestion::Waits => TICK,
+                Some(until) => until.saturating_duration_since(Instant::now()).min(TICK),
+                None => Duration::ZERO,
+            };
+            let command = match worker.commands.recv_timeout(wait) {
+                Ok(command) => command,
+                Err(RecvTimeoutError::Timeout) => continue,
+                Err(RecvTimeoutError::Disconnected) => return Ok(ControlFlow::Break(())),
             };
             match self.obey(worker, command)? {
                 ControlFlow::Continue(()) => {}
@@ -240,22 +258,47 @@ impl Writing {
         Ok(())
     }
 
-    /// Whether records must wait until a flush has made room.
-    fn is_held(&self, worker: &Worker) -> bool {
-        let frozen = worker.state.frozen().map_or(0, |frozen| frozen.bytes());
-        frozen > 0 && worker.state.unflushed().bytes + frozen >= worker.shared.options.unflushed_bytes
+    fn decide(&self, worker: &Worker, draining: bool) -> Decision {
+        let Flushing { since, last, took, inherited, written, .. } = self.flushing;
+        let age = |since: Instant| since.elapsed();
+        decide(
+            &worker.shared.options.flush,
+            &Situation {
+                unflushed: worker.state.unflushed(),
+                frozen: worker.state.frozen().map_or(0, |frozen| frozen.bytes()),
+                age: since.map_or(Duration::ZERO, age),
+                log_bytes: inherited + self.committer.written().saturating_sub(written),
+                flushing: worker.state.frozen().is_some() || self.flush.is_some(),
+                since_last: last.map(age),
+                last_took: took,
+                draining,
+            },
+        )
+    }
+
+    /// Whether records must wait, for a flush to make room or for a moment.
+    fn is_held(&mut self, worker: &Worker) -> bool {
+        if self.flushing.paused.is_some_and(|until| Instant::now() < until) {
+            return true;
+        }
+        match self.decide(worker, false).ingestion {
+            Ingestion::Free => {}
+            Ingestion::Slowed(pause) => self.flushing.paused = Some(Instant::now() + pause),
+            Ingestion::Waits => return true,
+        }
+        false
     }
 
     fn take_queued(&mut self, worker: &mut Worker) -> Result<()> {
         if self.queue.is_empty() {
             return Ok(());
         }
-        if self.is_held(worker) {
-            if let Some((reason, _)) = &self.flushing.failed {
-                for submission in self.queue.drain(..) {
-                    submission.waiting.answer(Err(reason.clone()));
-                }
+        if let (Ingestion::Waits, Some((reason, _))) = (self.decide(worker, false).ingestion, &self.flushing.failed) {
+            for submission in self.queue.drain(..) {
+                submission.waiting.answer(Err(reason.clone()));
             }
+        }
+        if self.is_held(worker) {
             return Ok(());
         }
         let (mut bytes, mut group) = (0, Vec::new());
@@ -384,14 +427,9 @@ impl Writing {
         }
         metrics::gauge!("bitdex_unflushed_rows").set(unflushed.rows as f64);
         metrics::gauge!("bitdex_unflushed_bytes").set(unflushed.bytes as f64);
-        let options = &worker.shared.options;
         let forced = self.flushing.due
             || self.ending.as_ref().is_some_and(|ending| !ending.frozen) && worker.state.staged_bytes().0 > 0;
-        let paused = self.flushing.last.is_some_and(|last| last.elapsed() < options.flush_pause);
-        let old = self.flushing.since.is_some_and(|since| since.elapsed() >= options.flush_age);
-        let due = forced
-            || unflushed.bytes >= options.unflushed_bytes / 2
-            || !paused && (unflushed.rows >= options.flush_rows || old);
+        let due = forced || self.decide(worker, false).flush;
         if !due {
             return Ok(());
         }
@@ -417,6 +455,7 @@ impl Writing {
             ending.frozen = true;
         }
         (self.flushing.due, self.flushing.since, self.flushing.last) = (false, None, Some(Instant::now()));
+        (self.flushing.inherited, self.flushing.written) = (0, self.committer.written());
         Ok(())
     }
 
@@ -457,7 +496,7 @@ impl Writing {
         self.flush = None;
         match result {
             Ok(flush) => {
-                self.flushing.bytes = flush.bytes;
+                (self.flushing.bytes, self.flushing.took) = (flush.bytes, flush.took);
                 if self.flushing.failed.take().is_some() {
                     worker.shared.set_keeping(None);
                 }

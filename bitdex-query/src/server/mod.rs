@@ -85,8 +85,7 @@ impl Server {
         let node = NodeOptions {
             advertise: Some(advertise),
             reader_only: options.reader_only,
-            unflushed_bytes: options.unflushed_bytes(),
-            flush_age: Duration::from_secs(options.flush_seconds.into()),
+            flush: options.flush(),
             build_memory: options.build_memory(),
             build_threads: options.build_threads.map_or(defaults.build_threads, usize::from),
             queue_bytes: options.queue_bytes(),
