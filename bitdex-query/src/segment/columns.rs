@@ -35,7 +35,7 @@ use super::{
     parts::{self, Part},
 };
 use crate::{
-    log::{Error, Result},
+    log::Result,
     store::pack::{Pack, PackWriter, Section, SectionId, SectionKind},
 };
 
@@ -129,9 +129,16 @@ impl ColumnWriter {
 
     pub fn bytes(&self) -> usize {
         match &self.kind {
-            // Sorting takes 16 bytes an id, one column at a time; the builder counts them.
             Writer::Dense(dense) => dense.codes.capacity() + dense.open.capacity() * 16,
             Writer::Sparse(sparse) => sparse.keys.bytes() + sparse.ids.capacity() * 4 + sparse.codes.capacity() * 8,
+        }
+    }
+
+    /// Bytes that `finish` takes beside.
+    pub(super) fn finishing(&self) -> usize {
+        match &self.kind {
+            Writer::Dense(dense) => dense.values * 20,
+            Writer::Sparse(sparse) => sparse.ids.len() * 4,
         }
     }
 
@@ -431,6 +438,11 @@ impl Column {
             return Err(section.damaged(heads_at, "its parts have other lengths than its numbers say"));
         }
         Ok(Some(Self { section, segment, heads, values: values as usize, codes, order, fences }))
+    }
+
+    /// Number of the segment.
+    pub(super) fn segment(&self) -> u32 {
+        self.segment
     }
 
     fn head(&self, block: u16) -> Option<&Head> {

@@ -10,6 +10,8 @@ pub mod postings;
 pub mod segment;
 pub mod sets;
 pub mod table;
+#[cfg(test)]
+mod tests;
 pub mod value;
 
 /// Ids of a block: 2^16.

@@ -1,64 +1,153 @@
 //! An open segment.
+//!
+//! Its own section, the header:
+//!
+//! ```text
+//! 0    u32   number
+//! 4    u32   0
+//! 8    u64   sequence number up to which it has taken in changes
+//! 16   u64   present documents
+//! 24   u64   lower, and
+//! 32   u64   upper half of the sum of the hashes of its rows
+//! 40   u64   XXH3-64 of its spec: u32 slots, then for each field a byte for the index (0 none, 1 terms, 2 column) and
+//!            two for the type (0 int, 1 decimal, 2 float, 3 bool, 4 timestamp, 5 string; the scale, else 0)
+//! ```
 
 use std::{path::Path, sync::Arc};
 
-use bitdex_proto::schema::FieldId;
+use bitdex_proto::{
+    schema::{FieldId, KEY_FIELD},
+    value::FieldType,
+};
+use bytemuck::{Pod, Zeroable};
+use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
-    Spec,
+    Index, Spec,
     columns::Column,
     documents::Documents,
-    postings::{Posting, Postings},
+    postings::{Posting, Postings, Role},
     value::Term,
 };
-use crate::{log::Result, store::pack::Pack};
+use crate::{
+    log::{Error, Result},
+    store::pack::{Pack, PackKind, SectionId, SectionKind},
+};
+
+pub(super) const HEADER: SectionId = SectionId { kind: SectionKind::Header, place: 0 };
+
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C)]
+pub(super) struct Header {
+    pub(super) number: u32,
+    pub(super) zero: u32,
+    pub(super) sequence: u64,
+    pub(super) documents: u64,
+    pub(super) hash: [u64; 2],
+    pub(super) spec: u64,
+}
+
+pub(super) fn fingerprint(spec: &Spec) -> u64 {
+    let mut bytes = (spec.slots as u32).to_le_bytes().to_vec();
+    for (index, ty) in &spec.fields {
+        bytes.push(match index {
+            Index::None => 0,
+            Index::Terms => 1,
+            Index::Column => 2,
+        });
+        bytes.extend(match ty {
+            FieldType::Int => [0, 0],
+            FieldType::Decimal(scale) => [1, *scale],
+            FieldType::Float => [2, 0],
+            FieldType::Bool => [3, 0],
+            FieldType::Timestamp => [4, 0],
+            FieldType::String => [5, 0],
+        });
+    }
+    xxh3_64(&bytes)
+}
 
 #[derive(Debug)]
-pub struct Segment {}
+pub struct Segment {
+    pack: Arc<Pack>,
+    header: Header,
+    documents: Documents,
+    fields: Vec<Field>,
+}
+
+#[derive(Debug)]
+struct Field {
+    postings: Option<Postings>,
+    column: Option<Column>,
+}
 
 impl Segment {
     /// `None` where there is no file of that name.
-    pub fn open(_path: &Path, _store: u128, _spec: &Spec) -> Result<Option<Self>> {
-        todo!("segment")
+    pub fn open(path: &Path, store: u128, spec: &Spec) -> Result<Option<Self>> {
+        let Some(pack) = Pack::open(path, PackKind::Segment, store)? else { return Ok(None) };
+        let section = pack.require(HEADER)?;
+        let &[header] = section.slice::<Header>(0, 1)? else {
+            return Err(section.damaged(0, "it has no header"));
+        };
+        if header.spec != fingerprint(spec) {
+            return Err(Error::Foreign(format!(
+                "segment {} was built for another definition than the manifest's: {}",
+                header.number,
+                path.display()
+            )));
+        }
+        let documents = Documents::open(&pack, header.number, spec.slots)?;
+        let fields = spec.fields.iter().enumerate().map(|(field, (index, ty))| {
+            let indexed = field == KEY_FIELD || *index != Index::None;
+            let postings = if indexed { Postings::open(&pack, Role::Held, field, *ty)? } else { None };
+            let column = if *index == Index::Column { Column::open(&pack, field)? } else { None };
+            if *index == Index::Column && column.as_ref().is_none_or(|column| column.segment() != header.number) {
+                return Err(section.damaged(0, &format!("it has no column of field {field}")));
+            }
+            Ok(Field { postings, column })
+        });
+        let fields = fields.collect::<Result<_>>()?;
+        Ok(Some(Self { header, documents, fields, pack }))
     }
 
     pub fn pack(&self) -> &Arc<Pack> {
-        todo!("segment")
+        &self.pack
     }
 
     pub fn number(&self) -> u32 {
-        todo!("segment")
+        self.header.number
     }
 
     /// Sequence number up to which it has taken in changes.
     pub fn sequence(&self) -> u64 {
-        todo!("segment")
+        self.header.sequence
     }
 
     /// Present documents.
     pub fn documents_present(&self) -> u64 {
-        todo!("segment")
+        self.header.documents
     }
 
     /// Sum of the hashes of its rows.
     pub fn hash(&self) -> u128 {
-        todo!("segment")
+        let [low, high] = self.header.hash;
+        u128::from(low) | u128::from(high) << 64
     }
 
     pub fn documents(&self) -> &Documents {
-        todo!("segment")
+        &self.documents
     }
 
     /// Sets of a field with index `Terms`; of one with index `Column`, and of the key field: the term `Exists` alone.
-    pub fn postings(&self, _field: FieldId) -> Option<&Postings> {
-        todo!("segment")
+    pub fn postings(&self, field: FieldId) -> Option<&Postings> {
+        self.fields.get(field)?.postings.as_ref()
     }
 
     pub fn posting(&self, field: FieldId, term: Term<'_>) -> Result<Option<Posting<'_>>> {
         self.postings(field).map_or(Ok(None), |postings| postings.get(term))
     }
 
-    pub fn column(&self, _field: FieldId) -> Option<&Column> {
-        todo!("segment")
+    pub fn column(&self, field: FieldId) -> Option<&Column> {
+        self.fields.get(field)?.column.as_ref()
     }
 }
