@@ -1,9 +1,17 @@
 //! The values of one document, from its rows and those of lookups.
 
-use bitdex_proto::schema::{FieldId, SourceId};
+use bitdex_proto::schema::{DOCUMENT_SOURCE, FieldId, Function, Origin, Path, SourceId};
+use smallvec::SmallVec;
+use xxhash_rust::xxh3::xxh3_128;
 
-use super::layout::Layout;
-use crate::{log::Result, segment::value::ValueRef};
+use super::{
+    encode::{Broken, Input},
+    layout::{Layout, Place},
+};
+use crate::{
+    log::{Error, Result},
+    segment::value::ValueRef,
+};
 
 /// Where rows of lookups are found.
 pub(crate) trait Lookups {
@@ -11,20 +19,207 @@ pub(crate) trait Lookups {
 }
 
 /// Calls `emit` with each value of each of `fields` (of the layout, ascending), of a document with the given rows (by
-/// slot; that of the document source is there). Values of a field of many come ascending, without duplicates. `scratch`
-/// is kept and used again from call to call.
+/// slot; that of the document source is there). Values of a field of many come ascending, without duplicates.
 pub(crate) fn values(
-    _layout: &Layout,
-    _slots: &[Option<&[u8]>],
-    _lookups: &impl Lookups,
-    _id: u32,
-    _fields: &[FieldId],
-    _emit: &mut impl FnMut(FieldId, ValueRef<'_>),
+    layout: &Layout,
+    slots: &[Option<&[u8]>],
+    lookups: &impl Lookups,
+    id: u32,
+    fields: &[FieldId],
+    emit: &mut impl FnMut(FieldId, ValueRef<'_>),
 ) -> Result<()> {
-    todo!("state")
+    let document = Document { layout, slots, lookups, id };
+    let mut row = Columns::new();
+    for field in fields {
+        document.emit(*field, &mut row, emit)?;
+    }
+    Ok(())
+}
+
+/// The column of the row that a path reaches from `key`.
+pub(crate) fn follow<'a>(
+    layout: &Layout,
+    lookups: &'a impl Lookups,
+    path: &Path,
+    column: usize,
+    key: ValueRef<'_>,
+) -> Result<Option<ValueRef<'a>>> {
+    follow_from(layout, lookups, path, 0, column, key)
+}
+
+/// As [`follow`], beginning at the key of the row that stands at a position of the path.
+pub(crate) fn follow_from<'a>(
+    layout: &Layout,
+    lookups: &'a impl Lookups,
+    path: &Path,
+    position: usize,
+    column: usize,
+    key: ValueRef<'_>,
+) -> Result<Option<ValueRef<'a>>> {
+    let ValueRef::Int(mut key) = key else { return Ok(None) };
+    let mut source = match position.checked_sub(1) {
+        None => path.first,
+        Some(hop) => path.hops[hop].source,
+    };
+    for hop in &path.hops[position..] {
+        let Some(row) = lookups.lookup(source, key)? else { return Ok(None) };
+        let Some(ValueRef::Int(next)) = column_of(layout, source, key, row, hop.by)? else { return Ok(None) };
+        (source, key) = (hop.source, next);
+    }
+    match lookups.lookup(source, key)? {
+        Some(row) => column_of(layout, source, key, row, column),
+        None => Ok(None),
+    }
+}
+
+/// One column of a source's row.
+pub(crate) fn column_of<'a>(
+    layout: &Layout,
+    source: SourceId,
+    key: i64,
+    row: &'a [u8],
+    column: usize,
+) -> Result<Option<ValueRef<'a>>> {
+    let mut input = Input(row);
+    let skipped = (0..column).try_for_each(|_| input.skip());
+    skipped.and_then(|()| input.optional_ref()).map_err(|Broken| broken(layout, source as Place, key, row))
+}
+
+/// A row that does not decode. Rows in files have passed their checksums, so this names what it was.
+#[cold]
+pub(crate) fn broken(layout: &Layout, place: Place, key: i64, row: &[u8]) -> Error {
+    let sources = layout.schema.sources.len();
+    let name = match usize::from(place).checked_sub(sources) {
+        None => layout.schema.sources[usize::from(place)].name.as_str(),
+        Some(field) => layout.schema.fields.get(field).map_or("keys of a lookup", |field| field.name.as_str()),
+    };
+    Error::damaged(format!("{name}, key {key}"), row.len() as u64, "the row does not decode")
+}
+
+/// The columns of the document's row, as far as they were read.
+type Columns<'a> = SmallVec<[Option<ValueRef<'a>>; 16]>;
+
+struct Document<'d, L> {
+    layout: &'d Layout,
+    slots: &'d [Option<&'d [u8]>],
+    lookups: &'d L,
+    id: u32,
+}
+
+impl<'d, L: Lookups> Document<'d, L> {
+    fn broken(&self, place: Place, row: &[u8]) -> Error {
+        broken(self.layout, place, self.id.into(), row)
+    }
+
+    fn row(&self, place: Place) -> Option<&'d [u8]> {
+        self.layout.slot(place).and_then(|slot| self.slots.get(slot).copied().flatten())
+    }
+
+    fn emit(
+        &self,
+        field: FieldId,
+        columns: &mut Columns<'d>,
+        emit: &mut impl FnMut(FieldId, ValueRef<'_>),
+    ) -> Result<()> {
+        match &self.layout.fields[field].origin {
+            Origin::Members { source } => {
+                let place = *source as Place;
+                let Some(row) = self.row(place) else { return Ok(()) };
+                Input(row).each_value(&mut |value| emit(field, value)).map_err(|Broken| self.broken(place, row))
+            }
+            Origin::Through { members, path, column } => {
+                let place = *members as Place;
+                let Some(row) = self.row(place) else { return Ok(()) };
+                let mut reached = SmallVec::<[ValueRef<'_>; 32]>::new();
+                let mut failed = None;
+                let mut each = |key: ValueRef<'_>| match follow(self.layout, self.lookups, path, *column, key) {
+                    Ok(value) => reached.extend(value),
+                    Err(error) => failed = Some(error),
+                };
+                Input(row).each_value(&mut each).map_err(|Broken| self.broken(place, row))?;
+                if let Some(error) = failed {
+                    return Err(error);
+                }
+                reached.sort_unstable();
+                reached.dedup();
+                reached.into_iter().for_each(|value| emit(field, value));
+                Ok(())
+            }
+            Origin::External => {
+                let place = self.layout.external(field);
+                let Some(row) = self.row(place) else { return Ok(()) };
+                Input(row).each_of_field(&mut |value| emit(field, value)).map_err(|Broken| self.broken(place, row))
+            }
+            _ => {
+                if let Some(value) = self.scalar(field, columns)? {
+                    emit(field, value);
+                }
+                Ok(())
+            }
+        }
+    }
+
+    /// The value of a field of one.
+    fn scalar(&self, field: FieldId, columns: &mut Columns<'d>) -> Result<Option<ValueRef<'d>>> {
+        match &self.layout.fields[field].origin {
+            Origin::Key => Ok(Some(ValueRef::Int(self.id.into()))),
+            Origin::Document { column } => self.column(*column, columns),
+            Origin::Lookup { by, path, column } => match self.column(*by, columns)? {
+                Some(key) => follow(self.layout, self.lookups, path, *column, key),
+                None => Ok(None),
+            },
+            Origin::Metric { source, column, default } => match self.row(*source as Place) {
+                Some(row) => column_of(self.layout, *source, self.id.into(), row, *column),
+                None => Ok(default.as_ref().map(ValueRef::of)),
+            },
+            Origin::External => {
+                let place = self.layout.external(field);
+                let Some(row) = self.row(place) else { return Ok(None) };
+                Input(row).optional_ref().map_err(|Broken| self.broken(place, row))
+            }
+            Origin::Derived { function, inputs } => {
+                let mut result: Option<ValueRef<'d>> = None;
+                for input in inputs {
+                    let Some(value) = self.scalar(*input, columns)? else { continue };
+                    result = Some(match (function, result) {
+                        (_, None) => value,
+                        (Function::Greatest, Some(so_far)) => so_far.max(value),
+                        (Function::Least, Some(so_far)) => so_far.min(value),
+                        (Function::Coalesce | Function::Exists, Some(so_far)) => so_far,
+                    });
+                    if matches!(function, Function::Coalesce | Function::Exists) {
+                        break;
+                    }
+                }
+                Ok(match function {
+                    Function::Exists => Some(ValueRef::Bool(result.is_some())),
+                    _ => result,
+                })
+            }
+            // Fields of many have no place among the inputs of others.
+            Origin::Members { .. } | Origin::Through { .. } => Ok(None),
+        }
+    }
+
+    /// A column of the document's row, all of which is decoded once.
+    fn column(&self, column: usize, columns: &mut Columns<'d>) -> Result<Option<ValueRef<'d>>> {
+        if columns.is_empty()
+            && let Some(row) = self.row(DOCUMENT_SOURCE as Place)
+        {
+            let mut input = Input(row);
+            while !input.is_empty() {
+                columns.push(input.optional_ref().map_err(|Broken| self.broken(DOCUMENT_SOURCE as Place, row))?);
+            }
+        }
+        Ok(columns.get(column).copied().flatten())
+    }
 }
 
 /// Hash of one row, a term of the state's hash.
-pub(crate) fn row_hash(_place: super::layout::Place, _key: i64, _row: &[u8]) -> u128 {
-    todo!("state")
+pub(crate) fn row_hash(place: Place, key: i64, row: &[u8]) -> u128 {
+    let mut bytes = SmallVec::<[u8; 256]>::new();
+    bytes.extend_from_slice(&place.to_le_bytes());
+    bytes.extend_from_slice(&key.to_le_bytes());
+    bytes.extend_from_slice(row);
+    xxh3_128(&bytes)
 }

@@ -164,6 +164,59 @@ impl<'a> Input<'a> {
         }))
     }
 
+    /// As [`Input::optional`], without a copy.
+    pub(crate) fn optional_ref(&mut self) -> Result<Option<ValueRef<'a>>, Broken> {
+        Ok(Some(match self.byte()? {
+            NULL => return Ok(None),
+            FALSE => ValueRef::Bool(false),
+            TRUE => ValueRef::Bool(true),
+            INT => ValueRef::Int(self.key()?),
+            FLOAT => {
+                let (bits, rest) = self.0.split_first_chunk::<8>().ok_or(Broken)?;
+                self.0 = rest;
+                ValueRef::Float(Float::new(f64::from_bits(u64::from_le_bytes(*bits))))
+            }
+            TEXT => ValueRef::Text(self.text()?),
+            _ => return Err(Broken),
+        }))
+    }
+
+    /// Passes over one value or null.
+    pub(crate) fn skip(&mut self) -> Result<(), Broken> {
+        match self.byte()? {
+            NULL | FALSE | TRUE => {}
+            INT => {
+                self.number()?;
+            }
+            FLOAT => self.0 = self.0.get(8..).ok_or(Broken)?,
+            TEXT => {
+                self.bytes()?;
+            }
+            _ => return Err(Broken),
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the values that [`put_values`] wrote.
+    pub(crate) fn each_value(&mut self, each: &mut impl FnMut(ValueRef<'a>)) -> Result<(), Broken> {
+        for _ in 0..self.length()? {
+            each(self.optional_ref()?.ok_or(Broken)?);
+        }
+        Ok(())
+    }
+
+    /// Calls `each` with the values that [`put_field`] wrote.
+    pub(crate) fn each_of_field(&mut self, each: &mut impl FnMut(ValueRef<'a>)) -> Result<(), Broken> {
+        if self.0.first() == Some(&MANY) {
+            self.byte()?;
+            return self.each_value(each);
+        }
+        if let Some(value) = self.optional_ref()? {
+            each(value);
+        }
+        Ok(())
+    }
+
     pub(crate) fn values(&mut self) -> Result<Vec<Value>, Broken> {
         (0..self.length()?).map(|_| self.optional()?.ok_or(Broken)).collect()
     }
@@ -174,26 +227,4 @@ impl<'a> Input<'a> {
             tag => self.tagged(tag).map(FieldValue::one),
         }
     }
-}
-
-/// What a hash is of, so that equal bytes in different places count differently.
-#[derive(Debug, Clone, Copy)]
-#[repr(u8)]
-pub(crate) enum Kind {
-    Row = 1,
-    Members = 2,
-    External = 3,
-    Document = 4,
-}
-
-/// One term of the state's hash: of the bytes that `body` writes, in their place.
-pub(crate) fn digest(kind: Kind, place: usize, key: i64, body: impl FnOnce(&mut Vec<u8>)) -> u128 {
-    let mut bytes = Vec::with_capacity(512);
-    bytes.push(kind as u8);
-    put_number(&mut bytes, place as u64);
-    put_key(&mut bytes, key);
-    body(&mut bytes);
-    let mut half = [0; 16];
-    half.copy_from_slice(&blake3::hash(&bytes).as_bytes()[..16]);
-    u128::from_le_bytes(half)
 }

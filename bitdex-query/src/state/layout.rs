@@ -4,14 +4,57 @@
 
 use std::sync::Arc;
 
-use bitdex_proto::schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, Origin, Path, Schema, SourceId, SourceKind};
+use bitdex_proto::{
+    schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, Origin, Path, Schema, SourceId, SourceKind},
+    value::FieldType,
+};
 
-use crate::segment::Spec;
+use crate::segment::{Index, Spec};
 
 /// Where a row stands: a source (its number), an external field (number of sources + its number), or a hop (number of
 /// sources + number of the schema's fields + its position in [`Layout::hops`]): there the key is the column's value, and
 /// the row holds the keys of the lookup's rows, ascending.
 pub(crate) type Place = u16;
+
+/// A set of small numbers: of fields, or of slots.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub(crate) struct Numbers(smallvec::SmallVec<[u64; 2]>);
+
+impl Numbers {
+    pub(crate) fn insert(&mut self, number: usize) {
+        if self.0.len() <= number / 64 {
+            self.0.resize(number / 64 + 1, 0);
+        }
+        self.0[number / 64] |= 1 << (number % 64);
+    }
+
+    pub(crate) fn contains(&self, number: usize) -> bool {
+        self.0.get(number / 64).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+
+    pub(crate) fn extend(&mut self, others: &Self) {
+        if self.0.len() < others.0.len() {
+            self.0.resize(others.0.len(), 0);
+        }
+        self.0.iter_mut().zip(&others.0).for_each(|(word, other)| *word |= other);
+    }
+
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + use<'_> {
+        self.0.iter().enumerate().flat_map(|(n, word)| (0..64).filter(|bit| word >> bit & 1 == 1).map(move |bit| n * 64 + bit))
+    }
+}
+
+impl FromIterator<usize> for Numbers {
+    fn from_iter<I: IntoIterator<Item = usize>>(numbers: I) -> Self {
+        let mut all = Self::default();
+        numbers.into_iter().for_each(|number| all.insert(number));
+        all
+    }
+}
 
 #[derive(Debug)]
 pub(crate) struct Layout {
@@ -21,6 +64,15 @@ pub(crate) struct Layout {
     pub(crate) ways: Vec<Vec<Way>>,
     /// Pairs of (lookup, column): its rows are kept by the value of this column too.
     pub(crate) hops: Vec<(SourceId, usize)>,
+    spec: Spec,
+    /// By slot.
+    slots: Vec<Place>,
+    /// By place of a source or an external field: indexed fields that may change with one of its rows.
+    fed: Vec<Vec<FieldId>>,
+    /// By field: the slots that its value is computed from.
+    inputs: Vec<Numbers>,
+    /// All indexed fields.
+    indexed: Vec<FieldId>,
 }
 
 /// One field of the documents.
@@ -38,6 +90,8 @@ pub(crate) struct Way {
     pub(crate) back: Vec<usize>,
     /// The indexed field that holds the key at which the walk began.
     pub(crate) field: FieldId,
+    /// Indexed fields that may change with the row, of documents that are reached this way.
+    pub(crate) fed: Vec<FieldId>,
 }
 
 impl Layout {
@@ -52,7 +106,9 @@ impl Layout {
             })
             .collect();
         let ways = vec![Vec::new(); schema.sources.len()];
-        let mut layout = Self { schema, fields, ways, hops: Vec::new() };
+        let spec = Spec { slots: 0, fields: Vec::new() };
+        let (slots, fed, inputs, indexed) = Default::default();
+        let mut layout = Self { schema, fields, ways, hops: Vec::new(), spec, slots, fed, inputs, indexed };
         for field in &layout.schema.clone().fields {
             match &field.origin {
                 Origin::Lookup { by, path, .. } => layout.lead_back(&Origin::Document { column: *by }, path),
@@ -62,7 +118,121 @@ impl Layout {
                 _ => {}
             }
         }
+        layout.place_rows();
+        layout.feed();
         layout
+    }
+
+    /// Works out the slots and how fields are indexed.
+    fn place_rows(&mut self) {
+        let schema = self.schema.clone();
+        let sources = schema.sources.len();
+        let of_sources = (0..sources).filter(|source| self.is_of_document(*source));
+        let external = schema.fields.iter().enumerate().filter(|(_, field)| field.origin == Origin::External);
+        self.slots = of_sources.chain(external.map(|(field, _)| sources + field)).map(|place| place as Place).collect();
+        let fields = self.fields.iter().enumerate().map(|(id, slot)| {
+            let field = schema.fields.get(id);
+            let ty = match (field, &slot.origin) {
+                (Some(field), _) => field.ty,
+                (None, Origin::Members { source }) => match schema.sources[*source].kind {
+                    SourceKind::Members { ty } => ty,
+                    _ => FieldType::Int,
+                },
+                (None, Origin::Document { column }) => schema.sources[DOCUMENT_SOURCE].columns()[*column].ty,
+                (None, _) => FieldType::Int,
+            };
+            let many = field.map_or(matches!(slot.origin, Origin::Members { .. }), |field| field.many);
+            let ordered = field.is_some_and(|field| field.sort) || schema.visible_at == Some(id);
+            let index = match ty {
+                _ if !slot.indexed => Index::None,
+                _ if many => Index::Terms,
+                FieldType::Timestamp | FieldType::Float | FieldType::Decimal(_) => Index::Column,
+                _ if ordered => Index::Column,
+                _ => Index::Terms,
+            };
+            (index, ty)
+        });
+        self.spec = Spec { slots: self.slots.len(), fields: fields.collect() };
+    }
+
+    /// Works out which rows feed which fields.
+    fn feed(&mut self) {
+        let sources = self.schema.sources.len();
+        // By field: the places that its value depends on.
+        let mut places: Vec<Numbers> = Vec::with_capacity(self.fields.len());
+        for (id, slot) in self.fields.iter().enumerate() {
+            let along = |path: &Path| std::iter::once(path.first).chain(path.hops.iter().map(|hop| hop.source)).collect();
+            places.push(match &slot.origin {
+                Origin::Key => Numbers::default(),
+                Origin::Document { .. } => [DOCUMENT_SOURCE].into_iter().collect(),
+                Origin::Lookup { path, .. } => {
+                    let mut places: Numbers = along(path);
+                    places.insert(DOCUMENT_SOURCE);
+                    places
+                }
+                Origin::Members { source } | Origin::Metric { source, .. } => [*source].into_iter().collect(),
+                Origin::Through { members, path, .. } => {
+                    let mut places: Numbers = along(path);
+                    places.insert(*members);
+                    places
+                }
+                Origin::Derived { inputs, .. } => {
+                    let mut all = Numbers::default();
+                    inputs.iter().for_each(|input| all.extend(&places[*input]));
+                    all
+                }
+                Origin::External => [sources + id].into_iter().collect(),
+            });
+        }
+        let indexed = |id: &FieldId| self.fields[*id].indexed;
+        self.indexed = (0..self.fields.len()).filter(indexed).collect();
+        self.fed = (0..sources + self.schema.fields.len())
+            .map(|place| self.indexed.iter().copied().filter(|field| places[*field].contains(place)).collect())
+            .collect();
+        let slots = &self.slots;
+        self.inputs = places
+            .iter()
+            .map(|places| places.iter().filter_map(|place| slots.iter().position(|slot| usize::from(*slot) == place)).collect())
+            .collect();
+        for source in 0..sources {
+            for way in 0..self.ways[source].len() {
+                let fed = self.fed[source].iter().copied().filter(|field| self.leads(*field, source, &self.ways[source][way]));
+                self.ways[source][way].fed = fed.collect();
+            }
+        }
+    }
+
+    /// Whether the value of a field depends on rows of a lookup, of documents reached this way.
+    fn leads(&self, field: FieldId, source: SourceId, way: &Way) -> bool {
+        let passes = |start: Origin, path: &Path| {
+            self.fields[way.field].origin == start && self.positions(path, source, &way.back).next().is_some()
+        };
+        match &self.fields[field].origin {
+            Origin::Lookup { by, path, .. } => passes(Origin::Document { column: *by }, path),
+            Origin::Through { members, path, .. } => passes(Origin::Members { source: *members }, path),
+            Origin::Derived { inputs, .. } => inputs.iter().any(|input| self.leads(*input, source, way)),
+            _ => false,
+        }
+    }
+
+    /// Where on a path rows of `source` stand that are reached back through `back`: 0 is the path's first.
+    pub(crate) fn positions(&self, path: &Path, source: SourceId, back: &[usize]) -> impl Iterator<Item = usize> {
+        let mut at = path.first;
+        let mut passed: Vec<usize> = Vec::new();
+        let mut found = Vec::new();
+        if at == source && back.is_empty() {
+            found.push(0);
+        }
+        for (n, hop) in path.hops.iter().enumerate() {
+            if let Some(position) = self.hops.iter().position(|known| *known == (at, hop.by)) {
+                passed.insert(0, position);
+            }
+            at = hop.source;
+            if at == source && passed == back {
+                found.push(n + 1);
+            }
+        }
+        found.into_iter()
     }
 
     /// Registers the ways back from each lookup of a path that begins at the value of `start`.
@@ -70,11 +240,11 @@ impl Layout {
         let field = self.indexed_field(start);
         let mut back = Vec::new();
         let mut source = path.first;
-        self.register(source, Way { back: Vec::new(), field });
+        self.register(source, Way { back: Vec::new(), field, fed: Vec::new() });
         for hop in &path.hops {
             back.insert(0, self.hop(source, hop.by));
             source = hop.source;
-            self.register(source, Way { back: back.clone(), field });
+            self.register(source, Way { back: back.clone(), field, fed: Vec::new() });
         }
     }
 
@@ -114,29 +284,50 @@ impl Layout {
 impl Layout {
     /// How fields are indexed, and how many slots documents have.
     pub(crate) fn spec(&self) -> &Spec {
-        todo!("state")
+        &self.spec
     }
 
     /// Number of the places keyed by document among all places, in the order of their numbers.
-    pub(crate) fn slot(&self, _place: Place) -> Option<usize> {
-        todo!("state")
+    pub(crate) fn slot(&self, place: Place) -> Option<usize> {
+        self.slots.binary_search(&place).ok()
     }
 
     /// The place of a slot.
-    pub(crate) fn place(&self, _slot: usize) -> Place {
-        todo!("state")
+    pub(crate) fn place(&self, slot: usize) -> Place {
+        self.slots[slot]
     }
 
-    pub(crate) fn external(&self, _field: FieldId) -> Place {
-        todo!("state")
+    pub(crate) fn external(&self, field: FieldId) -> Place {
+        (self.schema.sources.len() + field) as Place
     }
 
-    pub(crate) fn hop_place(&self, _hop: usize) -> Place {
-        todo!("state")
+    pub(crate) fn hop_place(&self, hop: usize) -> Place {
+        (self.schema.sources.len() + self.schema.fields.len() + hop) as Place
     }
 
     /// Number of all places.
     pub(crate) fn places(&self) -> usize {
-        todo!("state")
+        self.schema.sources.len() + self.schema.fields.len() + self.hops.len()
+    }
+
+    /// Indexed fields whose values may change with a row of this place, derived ones included, ascending. (With the
+    /// presence of a document all of them change.)
+    pub(crate) fn fields_of(&self, place: Place) -> &[FieldId] {
+        self.fed.get(usize::from(place)).map_or(&[], Vec::as_slice)
+    }
+
+    /// All indexed fields, ascending.
+    pub(crate) fn indexed(&self) -> &[FieldId] {
+        &self.indexed
+    }
+
+    /// The slots that the value of a field is computed from.
+    pub(crate) fn inputs_of(&self, field: FieldId) -> &Numbers {
+        &self.inputs[field]
+    }
+
+    /// Whether rows of this place come from Postgres, by a load.
+    pub(crate) fn is_loaded(&self, place: Place) -> bool {
+        self.schema.sources.get(usize::from(place)).is_some_and(bitdex_proto::schema::Source::is_postgres)
     }
 }
