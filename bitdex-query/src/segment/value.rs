@@ -30,6 +30,13 @@ impl<'a> ValueRef<'a> {
         }
     }
 
+    pub fn as_int(self) -> Option<i64> {
+        match self {
+            Self::Int(int) => Some(int),
+            _ => None,
+        }
+    }
+
     /// A number that orders as the values of one type do. Equal for texts that share their first eight bytes (a
     /// shorter one is filled up with zeros); of all other types, different values have different codes.
     pub fn code(self) -> u64 {

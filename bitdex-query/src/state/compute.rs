@@ -20,13 +20,13 @@ pub(crate) trait Lookups {
 
 /// Calls `emit` with each value of each of `fields` (of the layout, ascending), of a document with the given rows (by
 /// slot; that of the document source is there). Values of a field of many come ascending, without duplicates.
-pub(crate) fn values(
-    layout: &Layout,
-    slots: &[Option<&[u8]>],
-    lookups: &impl Lookups,
+pub(crate) fn values<'a>(
+    layout: &'a Layout,
+    slots: &'a [Option<&'a [u8]>],
+    lookups: &'a impl Lookups,
     id: u32,
     fields: &[FieldId],
-    emit: &mut impl FnMut(FieldId, ValueRef<'_>),
+    emit: &mut impl FnMut(FieldId, ValueRef<'a>),
 ) -> Result<()> {
     let document = Document { layout, slots, lookups, id };
     let mut row = Columns::new();
@@ -36,19 +36,8 @@ pub(crate) fn values(
     Ok(())
 }
 
-/// The column of the row that a path reaches from `key`.
-pub(crate) fn follow<'a>(
-    layout: &Layout,
-    lookups: &'a impl Lookups,
-    path: &Path,
-    column: usize,
-    key: ValueRef<'_>,
-) -> Result<Option<ValueRef<'a>>> {
-    follow_from(layout, lookups, path, 0, column, key)
-}
-
-/// As [`follow`], beginning at the key of the row that stands at a position of the path.
-pub(crate) fn follow_from<'a>(
+/// The column of the row that a path reaches from `key`, which is that of the row at `position` on the path.
+fn follow<'a>(
     layout: &Layout,
     lookups: &'a impl Lookups,
     path: &Path,
@@ -119,7 +108,7 @@ impl<'d, L: Lookups> Document<'d, L> {
         &self,
         field: FieldId,
         columns: &mut Columns<'d>,
-        emit: &mut impl FnMut(FieldId, ValueRef<'_>),
+        emit: &mut impl FnMut(FieldId, ValueRef<'d>),
     ) -> Result<()> {
         match &self.layout.fields[field].origin {
             Origin::Members { source } => {
@@ -132,7 +121,7 @@ impl<'d, L: Lookups> Document<'d, L> {
                 let Some(row) = self.row(place) else { return Ok(()) };
                 let mut reached = SmallVec::<[ValueRef<'_>; 32]>::new();
                 let mut failed = None;
-                let mut each = |key: ValueRef<'_>| match follow(self.layout, self.lookups, path, *column, key) {
+                let mut each = |key: ValueRef<'_>| match follow(self.layout, self.lookups, path, 0, *column, key) {
                     Ok(value) => reached.extend(value),
                     Err(error) => failed = Some(error),
                 };
@@ -165,7 +154,7 @@ impl<'d, L: Lookups> Document<'d, L> {
             Origin::Key => Ok(Some(ValueRef::Int(self.id.into()))),
             Origin::Document { column } => self.column(*column, columns),
             Origin::Lookup { by, path, column } => match self.column(*by, columns)? {
-                Some(key) => follow(self.layout, self.lookups, path, *column, key),
+                Some(key) => follow(self.layout, self.lookups, path, 0, *column, key),
                 None => Ok(None),
             },
             Origin::Metric { source, column, default } => match self.row(*source as Place) {
@@ -178,23 +167,7 @@ impl<'d, L: Lookups> Document<'d, L> {
                 Input(row).optional_ref().map_err(|Broken| self.broken(place, row))
             }
             Origin::Derived { function, inputs } => {
-                let mut result: Option<ValueRef<'d>> = None;
-                for input in inputs {
-                    let Some(value) = self.scalar(*input, columns)? else { continue };
-                    result = Some(match (function, result) {
-                        (_, None) => value,
-                        (Function::Greatest, Some(so_far)) => so_far.max(value),
-                        (Function::Least, Some(so_far)) => so_far.min(value),
-                        (Function::Coalesce | Function::Exists, Some(so_far)) => so_far,
-                    });
-                    if matches!(function, Function::Coalesce | Function::Exists) {
-                        break;
-                    }
-                }
-                Ok(match function {
-                    Function::Exists => Some(ValueRef::Bool(result.is_some())),
-                    _ => result,
-                })
+                derive(*function, inputs, &mut |input| self.scalar(input, columns))
             }
             // Fields of many have no place among the inputs of others.
             Origin::Members { .. } | Origin::Through { .. } => Ok(None),
@@ -212,6 +185,45 @@ impl<'d, L: Lookups> Document<'d, L> {
             }
         }
         Ok(columns.get(column).copied().flatten())
+    }
+}
+
+/// `value` gives the inputs' values.
+fn derive<'a>(
+    function: Function,
+    inputs: &[FieldId],
+    value: &mut impl FnMut(FieldId) -> Result<Option<ValueRef<'a>>>,
+) -> Result<Option<ValueRef<'a>>> {
+    let mut result: Option<ValueRef<'a>> = None;
+    for input in inputs {
+        let Some(value) = value(*input)? else { continue };
+        result = Some(match (function, result) {
+            (Function::Greatest, Some(so_far)) => so_far.max(value),
+            (Function::Least, Some(so_far)) => so_far.min(value),
+            _ => value,
+        });
+        if matches!(function, Function::Coalesce | Function::Exists) {
+            break;
+        }
+    }
+    Ok(if function == Function::Exists { Some(ValueRef::Bool(result.is_some())) } else { result })
+}
+
+/// The value of a field that is uniform ([`Layout::is_uniform`]) over the documents that are reached, through `back`
+/// hops, from the row of this key.
+pub(crate) fn uniform<'a>(
+    layout: &'a Layout,
+    lookups: &'a impl Lookups,
+    field: FieldId,
+    back: usize,
+    key: i64,
+) -> Result<Option<ValueRef<'a>>> {
+    match &layout.fields[field].origin {
+        Origin::Lookup { path, column, .. } => follow(layout, lookups, path, back, *column, ValueRef::Int(key)),
+        Origin::Derived { function, inputs } => {
+            derive(*function, inputs, &mut |input| uniform(layout, lookups, input, back, key))
+        }
+        _ => Ok(None),
     }
 }
 

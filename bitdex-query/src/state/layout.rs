@@ -44,7 +44,8 @@ impl Numbers {
     }
 
     pub(crate) fn iter(&self) -> impl Iterator<Item = usize> + use<'_> {
-        self.0.iter().enumerate().flat_map(|(n, word)| (0..64).filter(|bit| word >> bit & 1 == 1).map(move |bit| n * 64 + bit))
+        let bits = |word: u64| (0..64).filter(move |bit| word >> bit & 1 == 1);
+        self.0.iter().enumerate().flat_map(move |(n, word)| bits(*word).map(move |bit| n * 64 + bit))
     }
 }
 
@@ -205,7 +206,7 @@ impl Layout {
     /// Whether the value of a field depends on rows of a lookup, of documents reached this way.
     fn leads(&self, field: FieldId, source: SourceId, way: &Way) -> bool {
         let passes = |start: Origin, path: &Path| {
-            self.fields[way.field].origin == start && self.positions(path, source, &way.back).next().is_some()
+            self.fields[way.field].origin == start && self.passes(path, source, &way.back)
         };
         match &self.fields[field].origin {
             Origin::Lookup { by, path, .. } => passes(Origin::Document { column: *by }, path),
@@ -215,24 +216,29 @@ impl Layout {
         }
     }
 
-    /// Where on a path rows of `source` stand that are reached back through `back`: 0 is the path's first.
-    pub(crate) fn positions(&self, path: &Path, source: SourceId, back: &[usize]) -> impl Iterator<Item = usize> {
+    /// Whether rows of `source` stand on a path where it is reached back through `back`.
+    fn passes(&self, path: &Path, source: SourceId, back: &[usize]) -> bool {
         let mut at = path.first;
-        let mut passed: Vec<usize> = Vec::new();
-        let mut found = Vec::new();
-        if at == source && back.is_empty() {
-            found.push(0);
-        }
-        for (n, hop) in path.hops.iter().enumerate() {
-            if let Some(position) = self.hops.iter().position(|known| *known == (at, hop.by)) {
-                passed.insert(0, position);
+        let Some(hops) = path.hops.get(..back.len()) else { return false };
+        for (hop, back) in hops.iter().zip(back.iter().rev()) {
+            if self.hops[*back] != (at, hop.by) {
+                return false;
             }
             at = hop.source;
-            if at == source && passed == back {
-                found.push(n + 1);
-            }
         }
-        found.into_iter()
+        at == source
+    }
+
+    /// Whether all documents that are reached this way from one row of `source` hold the same value in a field: it
+    /// depends on that row, and on rows that it leads to, alone.
+    pub(crate) fn is_uniform(&self, field: FieldId, source: SourceId, way: &Way) -> bool {
+        match &self.fields[field].origin {
+            Origin::Lookup { by, path, .. } => {
+                self.fields[way.field].origin == (Origin::Document { column: *by }) && self.passes(path, source, &way.back)
+            }
+            Origin::Derived { inputs, .. } => inputs.iter().all(|input| self.is_uniform(*input, source, way)),
+            _ => false,
+        }
     }
 
     /// Registers the ways back from each lookup of a path that begins at the value of `start`.

@@ -4,12 +4,14 @@
 //! A state is a view over layers (see `docs/store.md`): mapped files, a frozen and an active layer in memory.
 
 mod apply;
+mod changes;
 mod checkpoint;
 pub(crate) mod compute;
 pub(crate) mod encode;
 mod files;
 pub(crate) mod layer;
 pub(crate) mod layout;
+mod settle;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
@@ -28,7 +30,7 @@ pub use files::Files;
 pub(crate) use view::{Bounds, ColumnView, DocumentView, Operand};
 
 use layer::Layer;
-use layout::Layout;
+use layout::{Layout, Place};
 
 /// The session source whose cursor a load sets, and without which nothing is served.
 pub const POSTGRES: &str = "postgres";
@@ -69,11 +71,15 @@ struct Feed {
 struct Loading {
     /// The session source whose cursor the load sets.
     source: String,
+    /// What the load's end makes the state's generation.
+    generation: u64,
+    /// Sequence number of the record that began it. What was staged for another load carries another one.
+    began: u64,
     progress: LoadProgress,
 }
 
 /// What a state is besides its layers; stands in a checkpoint's header.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub(crate) struct Header {
     sequence: u64,
     store: Arc<str>,
@@ -129,6 +135,8 @@ pub struct State {
     files: Arc<Files>,
     frozen: Option<Arc<Frozen>>,
     active: Layer,
+    /// For the coming `LoadEnd`.
+    prepared: Option<Arc<Files>>,
 }
 
 impl fmt::Debug for State {
@@ -144,19 +152,38 @@ impl fmt::Debug for State {
 
 impl State {
     /// The state before the genesis record.
-    pub fn new(_schema: Arc<Schema>) -> Self {
-        todo!("state")
+    pub fn new(schema: Arc<Schema>) -> Self {
+        Self::over(Files::none(schema), Header::default())
     }
 
     /// The state of the files' checkpoint.
-    pub fn open(_files: Arc<Files>) -> crate::log::Result<Self> {
-        todo!("state")
+    pub fn open(files: Arc<Files>) -> crate::log::Result<Self> {
+        let Some(checkpoint) = files.checkpoint() else { return Ok(Self::over(files, Header::default())) };
+        let header = checkpoint.header().clone();
+        Ok(Self::over(files, header))
+    }
+
+    fn over(files: Arc<Files>, header: Header) -> Self {
+        let layout = files.layout().clone();
+        let active = Layer::new(layout.fields.len());
+        Self { layout, header, files, frozen: None, active, prepared: None }
     }
 
     /// Looks through newer files of the same store from now on. Drops the frozen layer where their checkpoint has taken
     /// it in. Says the same as before.
-    pub fn adopt(&mut self, _files: Arc<Files>) -> crate::log::Result<()> {
-        todo!("state")
+    pub fn adopt(&mut self, files: Arc<Files>) -> crate::log::Result<()> {
+        let (sequence, held) = (files.sequence(), self.header.sequence);
+        let at_least = self.files.sequence();
+        if sequence > held || sequence < at_least {
+            return Err(crate::log::Error::Foreign(format!(
+                "files of record {sequence} do not fit a state of record {held} over files of record {at_least}"
+            )));
+        }
+        if self.frozen.as_ref().is_some_and(|frozen| frozen.sequence() <= sequence) {
+            self.frozen = None;
+        }
+        self.files = files;
+        Ok(())
     }
 
     pub(crate) fn files(&self) -> &Arc<Files> {
@@ -173,7 +200,7 @@ impl State {
     }
 
     pub fn unflushed(&self) -> Unflushed {
-        todo!("state")
+        Unflushed { rows: self.active.rows.len() as u64, bytes: self.active.bytes }
     }
 
     pub fn schema(&self) -> &Arc<Schema> {
@@ -225,14 +252,15 @@ impl State {
         (self.active.staged.bytes(), frozen)
     }
 
-    /// Whether a load is complete, and no other has begun since.
+    /// Whether a load is complete; its generation is served while the next one loads.
     pub fn is_loaded(&self) -> bool {
         self.header.loaded
     }
 
     /// Ready: loaded, caught up with Postgres once since then, and with ClickHouse where the definition has metrics.
     pub fn readiness(&self) -> Readiness {
-        let progress = if let Some(loading) = &self.header.loading {
+        let first = self.header.loading.as_ref().filter(|_| !self.header.loaded);
+        let progress = if let Some(loading) = first {
             let LoadProgress { parts, done, rows, .. } = &loading.progress;
             format!("loading: {} of {} parts, {rows} rows", done.len(), parts.len())
         } else if !self.header.loaded {
@@ -263,7 +291,42 @@ impl State {
     }
 
     /// Whether the row of (place, key) is there, and its bytes; looks through all layers.
-    pub(crate) fn row(&self, _place: layout::Place, _key: i64) -> crate::log::Result<Option<&[u8]>> {
-        todo!("state")
+    pub(crate) fn row(&self, place: Place, key: i64) -> crate::log::Result<Option<&[u8]>> {
+        match self.row_in_memory(place, key) {
+            Some(row) => Ok(row),
+            None => Ok(self.files.row(place, key)?.flatten()),
+        }
+    }
+
+    /// What the layers in memory say of a row; `None`: nothing.
+    fn row_in_memory(&self, place: Place, key: i64) -> Option<Option<&[u8]>> {
+        let row = match (self.active.rows.get(&(place, key)), &self.frozen) {
+            (None, Some(frozen)) => frozen.layer.rows.get(&(place, key)),
+            (row, _) => row,
+        };
+        row.map(Option::as_deref)
+    }
+
+    /// Calls `each` once with the key of each row of a place, from `first` to `last`, in no order.
+    fn each_key(&self, place: Place, first: i64, last: i64, each: &mut dyn FnMut(i64)) -> crate::log::Result<()> {
+        let mut below = self.files.rows(place, first, last)?;
+        while let Some((key, _)) = below.next()? {
+            if self.row_in_memory(place, key).is_none() {
+                each(key);
+            }
+        }
+        let frozen = self.frozen.as_ref().map(|frozen| &frozen.layer);
+        let range = || (place, first)..=(place, last);
+        for ((_, key), row) in frozen.into_iter().flat_map(|layer| layer.rows.range(range())) {
+            if row.is_some() && !self.active.rows.contains_key(&(place, *key)) {
+                each(*key);
+            }
+        }
+        for ((_, key), row) in self.active.rows.range(range()) {
+            if row.is_some() {
+                each(*key);
+            }
+        }
+        Ok(())
     }
 }

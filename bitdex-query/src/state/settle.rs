@@ -1,0 +1,627 @@
+//! Rows that changed → what changes in sets and columns. Old values are computed from the rows and lookups as they
+//! stand, new ones with the changed rows before those, and the difference is what is written.
+//!
+//! Where one lookup's row reaches many documents, fields that depend on nothing else change for all of them alike:
+//! they are moved block by block, without a look at any document.
+
+use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+
+use bitdex_proto::{
+    schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, SourceId},
+    value::Value,
+};
+use roaring::RoaringBitmap;
+use smallvec::SmallVec;
+
+use super::{
+    State,
+    changes::{Changes, RowChange},
+    compute::{self, Lookups, broken},
+    encode::{self, Broken, Input},
+    layer::{Layer, SetKey},
+    layout::{Layout, Numbers, Place, Way},
+};
+use crate::{
+    log::Result,
+    segment::{
+        BLOCK_BITS, Index,
+        sets::{Block, BlockBuffer},
+        value::{Term, ValueRef},
+    },
+};
+
+/// From this many documents on, those that a row reaches are moved together where that is possible.
+const WIDE: u64 = 1024;
+/// From this many documents on, they are computed by several threads.
+const PARALLEL: u64 = 100_000;
+
+/// What a set of rows does to the layers.
+#[derive(Debug, Default)]
+struct Effects {
+    /// By field: (term, id, whether it comes in).
+    sets: Vec<Vec<(Option<Value>, u32, bool)>>,
+    /// By field.
+    columns: Vec<Vec<(u32, Option<u64>)>>,
+    wide: Vec<Wide>,
+    came: u64,
+    went: u64,
+}
+
+/// The same change of one set for many documents, or of one column.
+#[derive(Debug)]
+struct Wide {
+    field: FieldId,
+    ids: Arc<RoaringBitmap>,
+    change: WideChange,
+}
+
+#[derive(Debug)]
+enum WideChange {
+    Set(Option<Value>, bool),
+    Code(Option<u64>),
+}
+
+impl Effects {
+    fn new(fields: usize) -> Self {
+        Self { sets: vec![Vec::new(); fields], columns: vec![Vec::new(); fields], ..Self::default() }
+    }
+
+    fn append(&mut self, other: Self) {
+        self.sets.iter_mut().zip(other.sets).for_each(|(all, mut more)| all.append(&mut more));
+        self.columns.iter_mut().zip(other.columns).for_each(|(all, mut more)| all.append(&mut more));
+        self.came += other.came;
+        self.went += other.went;
+    }
+
+    fn write(mut self, layer: &mut Layer) {
+        let mut buffers = (Vec::new(), Vec::new());
+        for (field, changes) in self.sets.iter_mut().enumerate() {
+            changes.sort_unstable();
+            let mut rest = changes.as_slice();
+            while let Some((term, id, _)) = rest.first() {
+                let block = block_of(*id);
+                let (group, others) = rest.split_at(rest.partition_point(|(other, id, _)| {
+                    (other, block_of(*id)) <= (term, block)
+                }));
+                rest = others;
+                let (put, taken) = (&mut buffers.0, &mut buffers.1);
+                put.clear();
+                taken.clear();
+                for (_, id, present) in group {
+                    if *present { &mut *put } else { &mut *taken }.push(*id as u16);
+                }
+                layer.change_set(SetKey { field, term: term.clone(), block }, put, taken);
+            }
+        }
+        for (field, codes) in self.columns.iter_mut().enumerate() {
+            codes.sort_unstable_by_key(|(id, _)| *id);
+            layer.change_column(field, codes);
+        }
+        for Wide { field, ids, change } in &self.wide {
+            match change {
+                WideChange::Code(code) => {
+                    let codes: Vec<_> = ids.iter().map(|id| (id, *code)).collect();
+                    layer.change_column(*field, &codes);
+                }
+                WideChange::Set(term, present) => {
+                    let mut ids = ids.iter().peekable();
+                    while let Some(first) = ids.peek().copied() {
+                        let block = block_of(first);
+                        buffers.0.clear();
+                        while let Some(id) = ids.next_if(|id| block_of(*id) == block) {
+                            buffers.0.push(id as u16);
+                        }
+                        let key = SetKey { field: *field, term: term.clone(), block };
+                        let (put, taken): (&[u16], &[u16]) =
+                            if *present { (&buffers.0, &[]) } else { (&[], &buffers.0) };
+                        layer.change_set(key, put, taken);
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn block_of(id: u32) -> u16 {
+    (id >> BLOCK_BITS) as u16
+}
+
+impl Lookups for State {
+    fn lookup(&self, source: SourceId, key: i64) -> Result<Option<&[u8]>> {
+        self.row(source as Place, key)
+    }
+}
+
+/// The lookups with the batch's rows before the state's.
+struct Newer<'s, 'r> {
+    state: &'s State,
+    rows: &'r HashMap<(SourceId, i64), Option<&'r [u8]>>,
+}
+
+impl Lookups for Newer<'_, '_> {
+    fn lookup(&self, source: SourceId, key: i64) -> Result<Option<&[u8]>> {
+        if !self.rows.is_empty()
+            && let Some(row) = self.rows.get(&(source, key))
+        {
+            return Ok(*row);
+        }
+        self.state.row(source as Place, key)
+    }
+}
+
+/// A document whose own rows changed.
+struct Own<'r, 's> {
+    id: u32,
+    /// In the order of the places.
+    rows: SmallVec<[&'r RowChange<'s>; 2]>,
+}
+
+impl State {
+    /// Applies what was gathered: rows, the sets and columns that follow from them, the hash and the counts.
+    pub(super) fn settle(&mut self, changes: Changes) -> Result<()> {
+        if changes.is_empty() {
+            return Ok(());
+        }
+        let (rows, effects, hash) = {
+            let state = &*self;
+            let rows = changes.resolve(state)?;
+            let hash = rows.iter().fold(state.header.hash, |hash, change| {
+                let of = |row: Option<&[u8]>| row.map_or(0, |row| compute::row_hash(change.place, change.key, row));
+                hash.wrapping_sub(of(change.old)).wrapping_add(of(change.new.as_deref()))
+            });
+            let effects = Settling::new(state, &rows)?.effects()?;
+            let back = state.hop_rows(&rows)?;
+            let rows = rows.into_iter().map(|change| (change.place, change.key, change.new));
+            (rows.chain(back).collect::<Vec<_>>(), effects, hash)
+        };
+        let documents = self.header.documents + effects.came;
+        self.header.documents = documents.saturating_sub(effects.went);
+        self.header.hash = hash;
+        for (place, key, row) in rows {
+            self.active.set_row(place, key, row);
+        }
+        effects.write(&mut self.active);
+        Ok(())
+    }
+
+    /// The rows of hops that follow from changed rows of lookups.
+    fn hop_rows(&self, rows: &[RowChange<'_>]) -> Result<Vec<(Place, i64, Option<Arc<[u8]>>)>> {
+        let layout = &self.layout;
+        let mut moved: BTreeMap<(Place, i64), Vec<(i64, bool)>> = BTreeMap::new();
+        for (hop, (source, column)) in layout.hops.iter().enumerate() {
+            let place = layout.hop_place(hop);
+            for change in rows.iter().filter(|change| usize::from(change.place) == *source) {
+                let value = |row: Option<&[u8]>| match row {
+                    Some(row) => compute::column_of(layout, *source, change.key, row, *column)
+                        .map(|value| value.and_then(ValueRef::as_int)),
+                    None => Ok(None),
+                };
+                let (old, new) = (value(change.old)?, value(change.new.as_deref())?);
+                if old == new {
+                    continue;
+                }
+                for (value, present) in [(old, false), (new, true)] {
+                    if let Some(value) = value {
+                        moved.entry((place, value)).or_default().push((change.key, present));
+                    }
+                }
+            }
+        }
+        let mut out = Vec::with_capacity(moved.len());
+        for ((place, value), changes) in moved {
+            let mut keys = self.hop_keys(place, value)?;
+            for (key, present) in &changes {
+                match (keys.binary_search(key), present) {
+                    (Err(at), true) => keys.insert(at, *key),
+                    (Ok(at), false) => {
+                        keys.remove(at);
+                    }
+                    _ => {}
+                }
+            }
+            let mut bytes = Vec::with_capacity(keys.len() * 4 + 4);
+            encode::put_number(&mut bytes, keys.len() as u64);
+            keys.iter().for_each(|key| encode::put_key(&mut bytes, *key));
+            out.push((place, value, (!keys.is_empty()).then(|| bytes.into())));
+        }
+        Ok(out)
+    }
+
+    /// Keys of the lookup's rows that hold `value` in the hop's column.
+    fn hop_keys(&self, place: Place, value: i64) -> Result<Vec<i64>> {
+        let Some(row) = self.row(place, value)? else { return Ok(Vec::new()) };
+        let mut input = Input(row);
+        let keys = input.length().and_then(|count| (0..count).map(|_| input.key()).collect());
+        keys.map_err(|Broken| broken(&self.layout, place, value, row))
+    }
+
+    /// The documents that a lookup's row reaches by one way.
+    fn reach(&self, key: i64, way: &Way) -> Result<RoaringBitmap> {
+        let mut keys = vec![key];
+        for hop in &way.back {
+            let place = self.layout.hop_place(*hop);
+            let mut before = Vec::new();
+            for key in keys {
+                before.append(&mut self.hop_keys(place, key)?);
+            }
+            keys = before;
+        }
+        let mut reached = RoaringBitmap::new();
+        let mut buffer = BlockBuffer::default();
+        let is_column = self.layout.spec().fields[way.field].0 == Index::Column;
+        for key in keys {
+            let value = ValueRef::Int(key);
+            if is_column {
+                let Some(column) = self.column(way.field) else { continue };
+                let mut walk = column.walk(false, Some((value.code(), 0)))?;
+                while let Some((code, id)) = walk.next()?
+                    && code == value.code()
+                {
+                    reached.insert(id);
+                }
+                continue;
+            }
+            let operand = self.operand(way.field, Term::Value(value))?;
+            for number in operand.blocks() {
+                let first = u32::from(number) << BLOCK_BITS;
+                match operand.block(number, &mut buffer)? {
+                    Block::Empty => {}
+                    Block::Array(ids) => reached.extend(ids.iter().map(|id| first | u32::from(*id))),
+                    Block::Bits(words) => {
+                        reached |= RoaringBitmap::from_lsb0_bytes(first, bytemuck::cast_slice(words.as_slice()));
+                    }
+                }
+            }
+        }
+        Ok(reached)
+    }
+}
+
+/// Works out what follows from changed rows.
+struct Settling<'s, 'r> {
+    state: &'s State,
+    rows: &'r [RowChange<'s>],
+    own: Vec<Own<'r, 's>>,
+    /// Rows of lookups.
+    lookups: HashMap<(SourceId, i64), Option<&'r [u8]>>,
+    /// Documents that lookups reach, by the fields that have to be computed of them.
+    reached: Vec<(Numbers, RoaringBitmap)>,
+}
+
+impl<'s, 'r> Settling<'s, 'r> {
+    fn new(state: &'s State, rows: &'r [RowChange<'s>]) -> Result<Self> {
+        let layout = &state.layout;
+        let mut of_documents: Vec<(u32, &RowChange<'s>)> = Vec::with_capacity(rows.len());
+        let mut lookups = HashMap::new();
+        for change in rows {
+            if layout.slot(change.place).is_none() {
+                lookups.insert((usize::from(change.place), change.key), change.new.as_deref());
+            } else if let Ok(id) = u32::try_from(change.key) {
+                of_documents.push((id, change));
+            }
+        }
+        // Stable, so the places of one document stay in order.
+        of_documents.sort_by_key(|(id, _)| *id);
+        let mut own: Vec<Own<'r, 's>> = Vec::with_capacity(of_documents.len());
+        for (id, change) in of_documents {
+            match own.last_mut() {
+                Some(last) if last.id == id => last.rows.push(change),
+                _ => own.push(Own { id, rows: SmallVec::from_slice(&[change]) }),
+            }
+        }
+        Ok(Self { state, rows, own, lookups, reached: Vec::new() })
+    }
+
+    fn layout(&self) -> &'s Layout {
+        &self.state.layout
+    }
+
+    fn newer(&self) -> Newer<'s, '_> {
+        Newer { state: self.state, rows: &self.lookups }
+    }
+
+    fn effects(mut self) -> Result<Effects> {
+        let wide = self.reach_all()?;
+        let own: RoaringBitmap = self.own.iter().map(|own| own.id).collect();
+        let mut blocks: Vec<u16> = Vec::new();
+        let mut total = self.own.len() as u64;
+        blocks.extend(self.own.iter().map(|own| block_of(own.id)));
+        for (_, ids) in &self.reached {
+            total += ids.len();
+            // One step for each block, not for each id.
+            let mut from = 0;
+            while let Some(id) = ids.range(from..).next() {
+                blocks.push(block_of(id));
+                match (id | 0xffff).checked_add(1) {
+                    Some(next) => from = next,
+                    None => break,
+                }
+            }
+        }
+        blocks.sort_unstable();
+        blocks.dedup();
+        let threads = match total {
+            PARALLEL.. => std::thread::available_parallelism().map_or(1, usize::from).min(blocks.len()),
+            _ => 1,
+        };
+        let mut effects = if threads > 1 {
+            let (this, own) = (&self, &own);
+            let parts: Vec<Result<Effects>> = std::thread::scope(|scope| {
+                let parts = blocks.chunks(blocks.len().div_ceil(threads));
+                let workers: Vec<_> = parts.map(|part| scope.spawn(move || this.blocks(part, own))).collect();
+                workers
+                    .into_iter()
+                    .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+                    .collect()
+            });
+            let mut all = Effects::new(self.layout().fields.len());
+            for part in parts {
+                all.append(part?);
+            }
+            all
+        } else {
+            self.blocks(&blocks, &own)?
+        };
+        effects.wide = wide;
+        Ok(effects)
+    }
+
+    /// Finds what lookups reach: fills `reached`, and answers with what can be moved without a look at documents.
+    fn reach_all(&mut self) -> Result<Vec<Wide>> {
+        let layout = self.layout();
+        let mut wide: Vec<(&Way, &RowChange<'s>, RoaringBitmap)> = Vec::new();
+        let mut busy: RoaringBitmap = RoaringBitmap::new();
+        for change in self.rows {
+            let Some(ways) = layout.ways.get(usize::from(change.place)) else { continue };
+            for way in ways.iter().filter(|way| !way.fed.is_empty()) {
+                let ids = self.state.reach(change.key, way)?;
+                if ids.len() >= WIDE {
+                    wide.push((way, change, ids));
+                } else if !ids.is_empty() {
+                    busy |= &ids;
+                    add_reached(&mut self.reached, way.fed.iter().copied().collect(), ids);
+                }
+            }
+        }
+        if wide.is_empty() {
+            return Ok(Vec::new());
+        }
+        busy.extend(self.own.iter().map(|own| own.id));
+        // Of two rows on one path the nearer one decides.
+        wide.sort_by_key(|(way, ..)| way.back.len());
+        let mut moved = Vec::new();
+        let mut done: HashMap<FieldId, RoaringBitmap> = HashMap::new();
+        for (way, change, ids) in wide {
+            let source = usize::from(change.place);
+            let is_uniform = |field: &FieldId| layout.is_uniform(*field, source, way);
+            let (together, singly): (Vec<FieldId>, Vec<FieldId>) = way.fed.iter().partition(|field| is_uniform(field));
+            add_reached(&mut self.reached, together.iter().copied().collect(), &ids & &busy);
+            for field in together {
+                let done = done.entry(field).or_insert_with(|| busy.clone());
+                let ids = Arc::new(&ids - &*done);
+                *done |= ids.as_ref();
+                if !ids.is_empty() {
+                    self.move_together(field, way, change, &ids, &mut moved)?;
+                }
+            }
+            add_reached(&mut self.reached, singly.into_iter().collect(), ids);
+        }
+        Ok(moved)
+    }
+
+    fn move_together(
+        &self,
+        field: FieldId,
+        way: &Way,
+        change: &RowChange<'_>,
+        ids: &Arc<RoaringBitmap>,
+        moved: &mut Vec<Wide>,
+    ) -> Result<()> {
+        let (layout, newer) = (self.layout(), self.newer());
+        let old = compute::uniform(layout, self.state, field, way.back.len(), change.key)?;
+        let new = compute::uniform(layout, &newer, field, way.back.len(), change.key)?;
+        if old == new {
+            return Ok(());
+        }
+        let mut push = |change| moved.push(Wide { field, ids: ids.clone(), change });
+        if layout.spec().fields[field].0 == Index::Column {
+            if old.map(ValueRef::code) != new.map(ValueRef::code) {
+                push(WideChange::Code(new.map(ValueRef::code)));
+            }
+        } else {
+            for (value, present) in [(old, false), (new, true)] {
+                if let Some(value) = value {
+                    push(WideChange::Set(Some(value.to_value()), present));
+                }
+            }
+        }
+        if old.is_some() != new.is_some() {
+            push(WideChange::Set(None, new.is_some()));
+        }
+        Ok(())
+    }
+
+    /// What changes in the documents of some blocks, ascending.
+    fn blocks(&self, blocks: &[u16], own: &RoaringBitmap) -> Result<Effects> {
+        let mut worker = Worker::new(self);
+        for block in blocks {
+            let range = u32::from(*block) << BLOCK_BITS..=u32::from(*block) << BLOCK_BITS | 0xffff;
+            let at = |id: u32| self.own.partition_point(|own| own.id < id);
+            let owned = &self.own[at(*range.start())..self.own.partition_point(|own| own.id <= *range.end())];
+            for own in owned {
+                let mut fields = Numbers::default();
+                own.rows.iter().for_each(|row| fields.extend(worker.fed_by(row.place)));
+                for (others, ids) in &self.reached {
+                    if ids.contains(own.id) {
+                        fields.extend(others);
+                    }
+                }
+                worker.document(own.id, &own.rows, &fields)?;
+            }
+            match self.reached.as_slice() {
+                [] => {}
+                [(fields, ids)] => {
+                    for id in ids.range(range).filter(|id| !own.contains(*id)) {
+                        worker.document(id, &[], fields)?;
+                    }
+                }
+                several => {
+                    let mut all = RoaringBitmap::new();
+                    for (_, ids) in several {
+                        all.extend(ids.range(range.clone()));
+                    }
+                    for id in (&all - own).iter() {
+                        let mut fields = Numbers::default();
+                        several.iter().filter(|(_, ids)| ids.contains(id)).for_each(|(more, _)| fields.extend(more));
+                        worker.document(id, &[], &fields)?;
+                    }
+                }
+            }
+        }
+        Ok(worker.effects)
+    }
+}
+
+fn add_reached(reached: &mut Vec<(Numbers, RoaringBitmap)>, fields: Numbers, ids: RoaringBitmap) {
+    if fields.is_empty() || ids.is_empty() {
+        return;
+    }
+    match reached.iter_mut().find(|(others, _)| *others == fields) {
+        Some((_, all)) => *all |= ids,
+        None => reached.push((fields, ids)),
+    }
+}
+
+/// Computes documents before and after.
+struct Worker<'w, 's, 'r> {
+    settling: &'w Settling<'s, 'r>,
+    effects: Effects,
+    /// By place, the fields that it feeds.
+    fed: Vec<Numbers>,
+    /// The fields that were computed last, as a list, and the slots that this takes.
+    plan: (Numbers, Vec<FieldId>, Vec<usize>),
+}
+
+type Rows<'a> = SmallVec<[Option<&'a [u8]>; 16]>;
+type Values<'a> = SmallVec<[(FieldId, ValueRef<'a>); 32]>;
+
+impl<'w, 's, 'r> Worker<'w, 's, 'r> {
+    fn new(settling: &'w Settling<'s, 'r>) -> Self {
+        let layout = settling.layout();
+        let fed = (0..layout.places()).map(|place| layout.fields_of(place as Place).iter().copied().collect());
+        Self {
+            settling,
+            effects: Effects::new(layout.fields.len()),
+            fed: fed.collect(),
+            plan: Default::default(),
+        }
+    }
+
+    fn fed_by(&self, place: Place) -> &Numbers {
+        &self.fed[usize::from(place)]
+    }
+
+    fn make_plan(&mut self, fields: &Numbers) {
+        if self.plan.0 != *fields {
+            let mut slots = Numbers::default();
+            fields.iter().for_each(|field| slots.extend(self.settling.layout().inputs_of(field)));
+            self.plan = (fields.clone(), fields.iter().collect(), slots.iter().collect());
+        }
+    }
+
+    /// `rows`: those that changed, of places of this document; `fields`: those that may have changed.
+    fn document(&mut self, id: u32, rows: &[&'r RowChange<'s>], fields: &Numbers) -> Result<()> {
+        let (state, layout) = (self.settling.state, self.settling.layout());
+        let key = i64::from(id);
+        let (was, is) = match rows.first() {
+            // Sets hold present documents only.
+            None => (true, true),
+            Some(row) if usize::from(row.place) == DOCUMENT_SOURCE => (row.old.is_some(), row.new.is_some()),
+            Some(_) => {
+                let present = state.row(DOCUMENT_SOURCE as Place, key)?.is_some();
+                (present, present)
+            }
+        };
+        if was == is {
+            if !was || fields.is_empty() {
+                return Ok(());
+            }
+            self.make_plan(fields);
+        } else {
+            self.make_plan(&layout.indexed().iter().copied().collect());
+            self.effects.sets[KEY_FIELD].push((None, id, is));
+            *if is { &mut self.effects.came } else { &mut self.effects.went } += 1;
+        }
+        let (_, fields, slots) = &self.plan;
+        let mut old: Rows<'_> = SmallVec::from_elem(None, layout.spec().slots);
+        let mut new = old.clone();
+        for slot in slots {
+            let place = layout.place(*slot);
+            match rows.iter().find(|row| row.place == place) {
+                Some(row) => (old[*slot], new[*slot]) = (row.old, row.new.as_deref()),
+                None => {
+                    old[*slot] = state.row(place, key)?;
+                    new[*slot] = old[*slot];
+                }
+            }
+        }
+        let newer = self.settling.newer();
+        let (mut before, mut after) = (Values::new(), Values::new());
+        if was {
+            compute::values(layout, &old, state, id, fields, &mut |field, value| before.push((field, value)))?;
+        }
+        if is {
+            compute::values(layout, &new, &newer, id, fields, &mut |field, value| after.push((field, value)))?;
+        }
+        differences(layout, id, &before, &after, &mut self.effects);
+        Ok(())
+    }
+}
+
+/// Both are in the order of (field, value).
+fn differences(
+    layout: &Layout,
+    id: u32,
+    mut before: &[(FieldId, ValueRef<'_>)],
+    mut after: &[(FieldId, ValueRef<'_>)],
+    effects: &mut Effects,
+) {
+    while let Some(field) = before.first().into_iter().chain(after.first()).map(|(field, _)| *field).min() {
+        let of_field = |values: &[(FieldId, ValueRef<'_>)]| values.iter().take_while(|(of, _)| *of == field).count();
+        let (old, rest) = before.split_at(of_field(before));
+        before = rest;
+        let (new, rest) = after.split_at(of_field(after));
+        after = rest;
+        let sets = &mut effects.sets[field];
+        if old.is_empty() != new.is_empty() {
+            sets.push((None, id, !new.is_empty()));
+        }
+        if layout.spec().fields[field].0 == Index::Column {
+            let code = |values: &[(FieldId, ValueRef<'_>)]| values.first().map(|(_, value)| value.code());
+            if code(old) != code(new) {
+                effects.columns[field].push((id, code(new)));
+            }
+            continue;
+        }
+        let (mut old, mut new) = (old.iter().peekable(), new.iter().peekable());
+        loop {
+            let (value, present) = match (old.peek(), new.peek()) {
+                (None, None) => break,
+                (Some((_, gone)), Some((_, came))) if gone == came => {
+                    old.next();
+                    new.next();
+                    continue;
+                }
+                (Some((_, gone)), other) if other.is_none_or(|(_, came)| gone < came) => (*gone, false),
+                (_, Some((_, came))) => (*came, true),
+                (Some((_, gone)), None) => (*gone, false),
+            };
+            if present {
+                new.next();
+            } else {
+                old.next();
+            }
+            sets.push((Some(value.to_value()), id, present));
+        }
+    }
+}
