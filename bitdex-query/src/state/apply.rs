@@ -16,9 +16,6 @@ use super::{
 };
 use crate::{build::staging::Staging, engine, segment::SEGMENT_BITS};
 
-/// What an op that waits for the end of a load takes in memory, about.
-const OP: u64 = 128;
-
 fn malformed(what: &str) -> Error {
     Error::invalid(format!("a record without {what}"))
 }
@@ -71,9 +68,7 @@ impl State {
         match &record.kind {
             Some(Kind::Genesis(_)) => self.check_genesis(),
             Some(Kind::Batch(batch)) => self.check_cursor(batch),
-            Some(Kind::LoadRows(rows)) => {
-                Self::check_load_rows(self.schema(), &self.loading()?.progress.parts, rows)
-            }
+            Some(Kind::LoadRows(rows)) => Self::check_load_rows(self.schema(), &self.loading()?.progress.parts, rows),
             Some(Kind::LoadPartDone(part)) => self.loading()?.part(part.part).map(|_| ()),
             Some(Kind::LoadEnd(_)) => self.loading()?.check_complete(),
             Some(Kind::Freeze(_)) => self.check_freeze(),
@@ -116,8 +111,7 @@ impl State {
         self.check_freeze()?;
         self.header.sequence = sequence;
         let mut active = Layer::new(self.layout.fields.len());
-        active.deferred = self.active.deferred.clone();
-        active.bytes = (active.deferred.len() as u64).saturating_mul(OP);
+        active.defer(self.active.deferred.clone());
         self.frozen = Some(Arc::new(Frozen {
             header: self.header.clone(),
             layer: std::mem::replace(&mut self.active, active),
@@ -159,7 +153,7 @@ impl State {
         for op in ops {
             let op = op?;
             if loading && self.is_loaded_source(&op) {
-                self.stage_op(op.clone());
+                self.active.stage(|staged| staged.push_op(op.clone()));
                 if defers {
                     continue;
                 }
@@ -170,12 +164,12 @@ impl State {
             match op {
                 Op::Field { document, field, change } => {
                     if defers && !self.active.deferred.is_empty() {
-                        self.defer(Op::Field { document, field, change });
+                        self.active.defer([Op::Field { document, field, change }]);
                     } else {
                         changes.external(&self.layout, field, document, change);
                     }
                 }
-                op if defers => self.defer(op),
+                op if defers => self.active.defer([op]),
                 Op::QueryOpSet { filter, changes: sets } => {
                     self.settle(std::mem::take(&mut changes))?;
                     self.add_matches(&filter, &sets, &mut changes)?;
@@ -207,21 +201,9 @@ impl State {
         }
     }
 
-    fn defer(&mut self, op: Op) {
-        self.active.bytes += OP;
-        self.active.deferred.push_back(op);
-    }
-
-    fn stage_op(&mut self, op: Op) {
-        let before = self.active.staged.bytes();
-        self.active.staged.push_op(op);
-        self.active.bytes += self.active.staged.bytes() - before;
-    }
-
     fn begin_load(&mut self, sequence: u64, begin: &wire::LoadBegin) -> Result<()> {
         let load = check_load(self.schema(), begin)?;
-        let staged = std::mem::take(&mut self.active.staged);
-        self.active.bytes = self.active.bytes.saturating_sub(staged.bytes());
+        drop(self.active.take_staged());
         self.prepared = None;
         self.header.loading = Some(Arc::new(Loading {
             source: load.source.clone(),
@@ -245,9 +227,7 @@ impl State {
 
     fn stage_rows(&mut self, rows: &wire::LoadRows) -> Result<()> {
         let source = self.loading()?.part(rows.part)?.source as usize;
-        let before = self.active.staged.bytes();
-        self.active.staged.push_rows(source, rows.copy_rows.clone());
-        self.active.bytes += self.active.staged.bytes() - before;
+        self.active.stage(|staged| staged.push_rows(source, rows.copy_rows.clone()));
         Ok(())
     }
 
@@ -276,8 +256,7 @@ impl State {
         header.generation = loading.generation;
         let feed = Feed { cursor: loading.progress.cursor.clone(), ..Feed::default() };
         header.feeds.insert(loading.source.clone(), feed);
-        let deferred = std::mem::take(&mut self.active.deferred);
-        self.active.bytes = self.active.bytes.saturating_sub((deferred.len() as u64).saturating_mul(OP));
+        let deferred = self.active.take_deferred();
         self.apply_ops(deferred.into_iter().map(Ok))
     }
 
@@ -290,8 +269,7 @@ impl State {
         {
             return Err(Error::Internal("the rows of the load are in files, and nothing was built of them".into()));
         }
-        let staged = std::mem::take(&mut self.active.staged);
-        self.active.bytes = self.active.bytes.saturating_sub(staged.bytes());
+        let staged = self.active.take_staged();
         let mut changes = Changes::default();
         let mut scratch = Vec::new();
         for place in (0..self.layout.schema.sources.len()).map(|source| source as Place) {
@@ -320,10 +298,9 @@ impl State {
         self.header.hash = hash_of(&prepared)?;
         self.files = prepared;
         self.frozen = None;
-        let deferred = std::mem::take(&mut self.active.deferred);
+        let deferred = self.active.take_deferred();
         self.active = Layer::new(self.layout.fields.len());
-        self.active.bytes = (deferred.len() as u64).saturating_mul(OP);
-        self.active.deferred = deferred;
+        self.active.defer(deferred);
         Ok(self.settle(changes)?)
     }
 

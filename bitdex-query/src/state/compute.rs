@@ -166,9 +166,7 @@ impl<'d, L: Lookups> Document<'d, L> {
                 let Some(row) = self.row(place) else { return Ok(None) };
                 Input(row).optional_ref().map_err(|Broken| self.broken(place, row))
             }
-            Origin::Derived { function, inputs } => {
-                derive(*function, inputs, &mut |input| self.scalar(input, columns))
-            }
+            Origin::Derived { function, inputs } => derive(*function, inputs, &mut |input| self.scalar(input, columns)),
             // Fields of many have no place among the inputs of others.
             Origin::Members { .. } | Origin::Through { .. } => Ok(None),
         }

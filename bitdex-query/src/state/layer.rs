@@ -89,7 +89,8 @@ impl BlockSet {
                 }
                 // Back to an array well below where bits begin, so that nothing goes to and fro.
                 if changed && words.iter().map(|word| word.count_ones() as usize).sum::<usize>() <= MANY / 2 {
-                    let ids: Vec<u16> = (0..=u16::MAX).filter(|id| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1).collect();
+                    let ids: Vec<u16> =
+                        (0..=u16::MAX).filter(|id| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1).collect();
                     *self = if ids.is_empty() { Self::Empty } else { Self::Array(ids) };
                 }
             }
@@ -161,10 +162,39 @@ const ROW: u64 = 72;
 const SET: u64 = 176;
 /// Of an id in a column: in `codes` and in `order`.
 const CODE: u64 = 72;
+/// Of an op that waits.
+const OP: u64 = 128;
 
 impl Layer {
     pub(crate) fn new(fields: usize) -> Self {
         Self { columns: vec![LayerColumn::default(); fields], ..Self::default() }
+    }
+
+    /// Keeps ops until the load ends.
+    pub(crate) fn defer(&mut self, ops: impl IntoIterator<Item = bitdex_proto::ops::Op>) {
+        for op in ops {
+            self.bytes += OP;
+            self.deferred.push_back(op);
+        }
+    }
+
+    pub(crate) fn take_deferred(&mut self) -> imbl::Vector<bitdex_proto::ops::Op> {
+        let deferred = std::mem::take(&mut self.deferred);
+        self.bytes = self.bytes.saturating_sub((deferred.len() as u64).saturating_mul(OP));
+        deferred
+    }
+
+    pub(crate) fn take_staged(&mut self) -> crate::build::staging::Staging {
+        let staged = std::mem::take(&mut self.staged);
+        self.bytes = self.bytes.saturating_sub(staged.bytes());
+        staged
+    }
+
+    /// Changes what is staged.
+    pub(crate) fn stage(&mut self, change: impl FnOnce(&mut crate::build::staging::Staging)) {
+        let before = self.staged.bytes();
+        change(&mut self.staged);
+        self.bytes = (self.bytes + self.staged.bytes()).saturating_sub(before);
     }
 
     pub(crate) fn set_row(&mut self, place: Place, key: i64, row: Option<Arc<[u8]>>) {

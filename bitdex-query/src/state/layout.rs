@@ -162,7 +162,8 @@ impl Layout {
         // By field: the places that its value depends on.
         let mut places: Vec<Numbers> = Vec::with_capacity(self.fields.len());
         for (id, slot) in self.fields.iter().enumerate() {
-            let along = |path: &Path| std::iter::once(path.first).chain(path.hops.iter().map(|hop| hop.source)).collect();
+            let along =
+                |path: &Path| std::iter::once(path.first).chain(path.hops.iter().map(|hop| hop.source)).collect();
             places.push(match &slot.origin {
                 Origin::Key => Numbers::default(),
                 Origin::Document { .. } => [DOCUMENT_SOURCE].into_iter().collect(),
@@ -193,11 +194,16 @@ impl Layout {
         let slots = &self.slots;
         self.inputs = places
             .iter()
-            .map(|places| places.iter().filter_map(|place| slots.iter().position(|slot| usize::from(*slot) == place)).collect())
+            .map(|places| {
+                places.iter().filter_map(|place| slots.iter().position(|slot| usize::from(*slot) == place)).collect()
+            })
             .collect();
         for source in 0..sources {
             for way in 0..self.ways[source].len() {
-                let fed = self.fed[source].iter().copied().filter(|field| self.leads(*field, source, &self.ways[source][way]));
+                let fed = self.fed[source]
+                    .iter()
+                    .copied()
+                    .filter(|field| self.leads(*field, source, &self.ways[source][way]));
                 self.ways[source][way].fed = fed.collect();
             }
         }
@@ -205,9 +211,8 @@ impl Layout {
 
     /// Whether the value of a field depends on rows of a lookup, of documents reached this way.
     fn leads(&self, field: FieldId, source: SourceId, way: &Way) -> bool {
-        let passes = |start: Origin, path: &Path| {
-            self.fields[way.field].origin == start && self.passes(path, source, &way.back)
-        };
+        let passes =
+            |start: Origin, path: &Path| self.fields[way.field].origin == start && self.passes(path, source, &way.back);
         match &self.fields[field].origin {
             Origin::Lookup { by, path, .. } => passes(Origin::Document { column: *by }, path),
             Origin::Through { members, path, .. } => passes(Origin::Members { source: *members }, path),
@@ -234,7 +239,8 @@ impl Layout {
     pub(crate) fn is_uniform(&self, field: FieldId, source: SourceId, way: &Way) -> bool {
         match &self.fields[field].origin {
             Origin::Lookup { by, path, .. } => {
-                self.fields[way.field].origin == (Origin::Document { column: *by }) && self.passes(path, source, &way.back)
+                self.fields[way.field].origin == (Origin::Document { column: *by })
+                    && self.passes(path, source, &way.back)
             }
             Origin::Derived { inputs, .. } => inputs.iter().all(|input| self.is_uniform(*input, source, way)),
             _ => false,

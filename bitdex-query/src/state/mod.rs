@@ -160,7 +160,10 @@ impl State {
     pub fn open(files: Arc<Files>) -> crate::log::Result<Self> {
         let Some(checkpoint) = files.checkpoint() else { return Ok(Self::over(files, Header::default())) };
         let header = checkpoint.header().clone();
-        Ok(Self::over(files, header))
+        let deferred = checkpoint.deferred(files.layout())?;
+        let mut state = Self::over(files.clone(), header);
+        state.active.defer(deferred);
+        Ok(state)
     }
 
     fn over(files: Arc<Files>, header: Header) -> Self {

@@ -80,9 +80,8 @@ impl Effects {
             let mut rest = changes.as_slice();
             while let Some((term, id, _)) = rest.first() {
                 let block = block_of(*id);
-                let (group, others) = rest.split_at(rest.partition_point(|(other, id, _)| {
-                    (other, block_of(*id)) <= (term, block)
-                }));
+                let (group, others) =
+                    rest.split_at(rest.partition_point(|(other, id, _)| (other, block_of(*id)) <= (term, block)));
                 rest = others;
                 let (put, taken) = (&mut buffers.0, &mut buffers.1);
                 put.clear();
@@ -509,12 +508,7 @@ impl<'w, 's, 'r> Worker<'w, 's, 'r> {
     fn new(settling: &'w Settling<'s, 'r>) -> Self {
         let layout = settling.layout();
         let fed = (0..layout.places()).map(|place| layout.fields_of(place as Place).iter().copied().collect());
-        Self {
-            settling,
-            effects: Effects::new(layout.fields.len()),
-            fed: fed.collect(),
-            plan: Default::default(),
-        }
+        Self { settling, effects: Effects::new(layout.fields.len()), fed: fed.collect(), plan: Default::default() }
     }
 
     fn fed_by(&self, place: Place) -> &Numbers {

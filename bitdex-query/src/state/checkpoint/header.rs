@@ -30,8 +30,11 @@ pub(super) fn encode(definition: &str, header: &Header) -> Vec<u8> {
     }
     out.push(loading.is_some().into());
     if let Some(loading) = loading {
-        let Loading { source, progress: LoadProgress { load_id, cursor, parts, done, rows } } = &**loading;
+        let Loading { source, generation, began, progress } = &**loading;
+        let LoadProgress { load_id, cursor, parts, done, rows } = progress;
         put_bytes(&mut out, source.as_bytes());
+        put_number(&mut out, *generation);
+        put_number(&mut out, *began);
         put_bytes(&mut out, load_id.as_bytes());
         put_bytes(&mut out, cursor);
         put_number(&mut out, parts.len() as u64);
@@ -83,10 +86,12 @@ fn feed(input: &mut Input<'_>) -> Result<(String, Feed), Broken> {
 
 fn loading(input: &mut Input<'_>) -> Result<Loading, Broken> {
     let source = input.text()?.to_owned();
+    let (generation, began) = (input.number()?, input.number()?);
     let load_id = input.text()?.to_owned();
     let cursor = Bytes::copy_from_slice(input.bytes()?);
     let part = |input: &mut Input<'_>| Ok(wire::LoadPart { source: input.id()?, lo: input.key()?, hi: input.key()? });
     let parts = (0..input.length()?).map(|_| part(input)).collect::<Result<_, Broken>>()?;
     let done = (0..input.length()?).map(|_| input.id()).collect::<Result<_, Broken>>()?;
-    Ok(Loading { source, progress: LoadProgress { load_id, cursor, parts, done, rows: input.number()? } })
+    let progress = LoadProgress { load_id, cursor, parts, done, rows: input.number()? };
+    Ok(Loading { source, generation, began, progress })
 }
