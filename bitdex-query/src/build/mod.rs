@@ -1,9 +1,11 @@
 //! Files out of rows: staging of a load, the base of the next generation, compaction.
 
 pub mod compaction;
+mod fill;
 pub mod generation;
 mod staged;
 pub mod staging;
+pub(crate) mod table;
 #[cfg(test)]
 mod tests;
 

@@ -12,6 +12,7 @@ use super::{
     layout::{Layout, Place},
 };
 use crate::{
+    build::table::TableHeader,
     log::{Error, Result},
     segment::{SEGMENT_BITS, columns::SparseColumn, documents::Slots, segment::Segment, table::Table},
     store::{
@@ -44,6 +45,7 @@ struct TableFile {
     pack: Arc<Pack>,
     table: Table,
     sequence: u64,
+    hash: u128,
 }
 
 impl Files {
@@ -144,6 +146,16 @@ impl Files {
     /// The record up to which a lookup's table has taken in changes.
     pub(crate) fn table_sequence(&self, source: usize) -> Option<u64> {
         self.tables.get(source)?.as_ref().map(|file| file.sequence)
+    }
+
+    /// Sum of the hashes of the rows of a lookup's table.
+    pub(crate) fn table_hash(&self, source: usize) -> u128 {
+        self.tables.get(source).and_then(Option::as_ref).map_or(0, |file| file.hash)
+    }
+
+    /// Of the checkpoint; 0: there is none.
+    pub(crate) fn generation(&self) -> u64 {
+        self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header().generation)
     }
 
     /// Names of the staged files of an unfinished load, in the order in which their rows came.
@@ -372,7 +384,11 @@ impl<'a> Opening<'a> {
                 None => {
                     let Some(pack) = Pack::open(&path, PackKind::Table, self.store)? else { return Ok(false) };
                     let table = Table::open(&pack)?;
-                    Arc::new(TableFile { pack, table, sequence: named.sequence })
+                    let header = TableHeader::read(&pack)?;
+                    if header.sequence != named.sequence {
+                        return Err(differs(&path, "a table of another record"));
+                    }
+                    Arc::new(TableFile { pack, table, sequence: named.sequence, hash: header.hash })
                 }
             });
         }

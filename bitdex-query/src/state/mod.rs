@@ -14,6 +14,7 @@ pub(crate) mod layout;
 mod settle;
 #[cfg(test)]
 pub(crate) mod tests;
+mod rows;
 mod view;
 
 use std::{fmt, sync::Arc};
@@ -27,6 +28,7 @@ use imbl::OrdMap;
 
 pub use checkpoint::{Flushed, write_checkpoint};
 pub use files::Files;
+pub(crate) use rows::StateRows;
 pub(crate) use view::{Bounds, ColumnView, DocumentView, Operand};
 
 use layer::Layer;
