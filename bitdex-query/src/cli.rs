@@ -34,6 +34,63 @@ pub enum Command {
         #[arg(long, env = "BITDEX_DEFINITION", value_name = "FILE")]
         definition: PathBuf,
     },
+    /// Show what a data folder holds: versions, files, sizes by field, dead space, the log, the writer.
+    ///
+    /// Reads only headers and directories, changes nothing, and may run beside serving processes.
+    #[command(after_help = "Example:\n  bitdex-query inspect --data /var/lib/bitdex\n  \
+                            bitdex-query inspect --data /var/lib/bitdex --json | jq .dead_bytes")]
+    Inspect(Inspect),
+    /// Verify a data folder: every checksum of every file, and that what is indexed is what the rows say.
+    ///
+    /// Reads everything, changes nothing, and may run beside serving processes: it checks the newest version. Each
+    /// finding is one line that names the file and the place.
+    #[command(after_help = "Exit status: 0 where nothing is wrong, 1 with findings, 64 for a wrong definition or \
+                            folder.\n\nExample:\n  bitdex-query check --data /var/lib/bitdex --definition images.yaml")]
+    Check(Check),
+    /// Let files be written in the newest format, once no process of an older release is left.
+    ///
+    /// A release reads its own format and the one before, and writes the format that the store has, so that pods can be
+    /// replaced one after another, and back. Raise the format when the older release is not needed any more: it cannot
+    /// read the store afterwards. Where the folder has a writer it is asked, otherwise the manifest is replaced here.
+    #[command(after_help = "Example:\n  kubectl exec bitdex-0 -- bitdex-query raise-format --data /var/lib/bitdex")]
+    RaiseFormat {
+        /// Folder of the index.
+        #[arg(long, env = "BITDEX_DATA", value_name = "FOLDER")]
+        data: PathBuf,
+        /// Seconds to wait for the writer.
+        #[arg(long, value_name = "SECONDS", default_value_t = 30)]
+        patience_seconds: u64,
+    },
+}
+
+#[derive(Debug, Args)]
+pub struct Inspect {
+    /// Folder of the index.
+    #[arg(long, env = "BITDEX_DATA", value_name = "FOLDER")]
+    pub data: PathBuf,
+
+    /// Name fields by the definition instead of by number.
+    #[arg(long, env = "BITDEX_DEFINITION", value_name = "FILE")]
+    pub definition: Option<PathBuf>,
+
+    /// Print JSON, with the sections of each file.
+    #[arg(long)]
+    pub json: bool,
+}
+
+#[derive(Debug, Args)]
+pub struct Check {
+    /// Folder of the index.
+    #[arg(long, env = "BITDEX_DATA", value_name = "FOLDER")]
+    pub data: PathBuf,
+
+    /// The YAML file that says what the index holds.
+    #[arg(long, env = "BITDEX_DEFINITION", value_name = "FILE")]
+    pub definition: PathBuf,
+
+    /// Tell no progress on standard error.
+    #[arg(long)]
+    pub quiet: bool,
 }
 
 #[derive(Debug, Args)]

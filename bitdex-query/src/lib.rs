@@ -6,6 +6,7 @@ pub mod build;
 pub mod cli;
 pub mod election;
 pub mod engine;
+pub mod inspect;
 pub mod log;
 pub mod mapping;
 pub mod node;

@@ -3,13 +3,16 @@
 use std::{
     io::{IsTerminal as _, Write as _},
     process::ExitCode,
+    time::{Duration, Instant},
 };
 
 use anyhow::{Context as _, anyhow};
 use bitdex_proto::{Error, definition::Definition};
 use bitdex_query::{
-    cli::{Cli, Command, LogFormat, Serve},
+    cli::{Check, Cli, Command, Inspect, LogFormat, Serve},
+    inspect::{self, Report, check::Checked},
     server::Server,
+    store::{Folder, format, raise::raise},
 };
 use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
@@ -17,6 +20,8 @@ use tracing_subscriber::EnvFilter;
 
 /// `EX_USAGE`: trying again with the same configuration cannot succeed.
 const BAD_CONFIGURATION: u8 = 64;
+/// How often a check tells how far it is.
+const PROGRESS: Duration = Duration::from_secs(1);
 
 fn main() -> ExitCode {
     let cli = match Cli::try_parse() {
@@ -30,9 +35,18 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => run(&options),
         Command::Validate { definition } => validate(&definition),
+        Command::Inspect(options) => inspect(&options),
+        Command::Check(options) => return exit(check(&options)),
+        Command::RaiseFormat { data, patience_seconds } => raise_format(&data, Duration::from_secs(patience_seconds)),
     };
+    exit(result.map(|()| true))
+}
+
+/// `Ok(false)`: something is wrong, and was told.
+fn exit(result: anyhow::Result<bool>) -> ExitCode {
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             // Standard error may be closed.
             let _ = writeln!(std::io::stderr(), "bitdex-query: {error:#}");
@@ -72,6 +86,60 @@ fn validate(path: &std::path::Path) -> anyhow::Result<()> {
         let filter = if field.filter { ", filter" } else { "" };
         let sort = if field.sort { ", sort" } else { "" };
         writeln!(out, "  {}: {}{many}{filter}{sort}", field.name, field.ty)?;
+    }
+    Ok(())
+}
+
+fn inspect(options: &Inspect) -> anyhow::Result<()> {
+    let schema = options.definition.as_deref().map(Definition::load).transpose()?;
+    let folder = Folder::open(&options.data, false).map_err(Error::from)?;
+    let report = Report::read(&folder, schema.as_ref().map(Definition::schema)).map_err(Error::from)?;
+    let mut out = std::io::stdout().lock();
+    if options.json {
+        serde_json::to_writer_pretty(&mut out, &report)?;
+        writeln!(out)?;
+    } else {
+        write!(out, "{report}")?;
+    }
+    Ok(())
+}
+
+/// Whether nothing is wrong.
+fn check(options: &Check) -> anyhow::Result<bool> {
+    let definition = Definition::load(&options.definition)?;
+    let folder = Folder::open(&options.data, false).map_err(Error::from)?;
+    let mut told = Instant::now();
+    let mut progress = |what: &str| {
+        if !options.quiet && told.elapsed() >= PROGRESS {
+            told = Instant::now();
+            // Standard error may be closed.
+            let _ = writeln!(std::io::stderr(), "{what}");
+        }
+    };
+    let checked = inspect::check::check(&folder, definition.schema(), &mut progress).map_err(Error::from)?;
+    let mut out = std::io::stdout().lock();
+    for line in checked.findings.lines() {
+        writeln!(out, "{line}")?;
+    }
+    let Checked { files, bytes, records, documents, rows, .. } = checked;
+    let found = match checked.findings.count() {
+        0 => "nothing is wrong".into(),
+        count => format!("{count} findings"),
+    };
+    writeln!(
+        out,
+        "{found}: {files} files of {bytes} bytes, {records} records of the log, {documents} documents, {rows} rows"
+    )?;
+    Ok(checked.findings.is_empty())
+}
+
+fn raise_format(data: &std::path::Path, patience: Duration) -> anyhow::Result<()> {
+    let folder = Folder::open(data, false).map_err(Error::from)?;
+    let before = raise(&folder, patience).map_err(Error::from)?;
+    let mut out = std::io::stdout().lock();
+    match format::NEWEST {
+        now if before == now => writeln!(out, "the store has format {now} already")?,
+        now => writeln!(out, "raised the store's format from {before} to {now}")?,
     }
     Ok(())
 }

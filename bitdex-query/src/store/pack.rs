@@ -93,6 +93,48 @@ pub enum SectionKind {
     TableIndex = 11,
 }
 
+impl SectionKind {
+    const ALL: &[Self] = &[
+        Self::Header,
+        Self::Deferred,
+        Self::Held,
+        Self::Added,
+        Self::Removed,
+        Self::Column,
+        Self::SparseColumn,
+        Self::DocumentData,
+        Self::DocumentIndex,
+        Self::TableData,
+        Self::TableIndex,
+    ];
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Header => "header",
+            Self::Deferred => "deferred ops",
+            Self::Held => "sets",
+            Self::Added => "sets: came in",
+            Self::Removed => "sets: went out",
+            Self::Column => "column",
+            Self::SparseColumn => "column overrides",
+            Self::DocumentData => "documents",
+            Self::DocumentIndex => "documents: index",
+            Self::TableData => "rows",
+            Self::TableIndex => "rows: index",
+        }
+    }
+
+    /// Whether its place is a field.
+    pub fn is_of_field(self) -> bool {
+        matches!(self, Self::Held | Self::Added | Self::Removed | Self::Column | Self::SparseColumn)
+    }
+
+    /// `None` for a kind that this release does not know.
+    pub fn of(number: u16) -> Option<Self> {
+        Self::ALL.iter().copied().find(|kind| *kind as u16 == number)
+    }
+}
+
 /// An open pack.
 #[derive(Debug)]
 pub struct Pack {

@@ -1,0 +1,175 @@
+//! Whether a data folder is sound: every checksum, and that what is indexed is what the rows say.
+//!
+//! It looks at one version, that of the newest manifest and the log behind it. All files of it are mapped before
+//! anything is read, so that it may run beside a writer.
+
+use std::{fmt::Display, path::Path, sync::Arc};
+
+use bitdex_proto::{schema::Schema, wire};
+use prost::Message as _;
+
+use super::structure;
+use crate::{
+    log::{
+        Error, Result,
+        reader::{Followed, LogReader},
+    },
+    mapping::Frontier,
+    state::{Files, State},
+    store::{Folder, is_pack, manifest::Manifest, pack::Pack},
+};
+
+/// How often a version is tried that changes while its files are opened.
+const ATTEMPTS: usize = 20;
+/// More findings than these are counted, not kept.
+const KEPT: usize = 1000;
+
+/// What was found.
+#[derive(Debug, Default)]
+pub struct Findings {
+    lines: Vec<String>,
+    count: usize,
+}
+
+impl Findings {
+    pub(super) fn add(&mut self, finding: impl Display) {
+        self.count += 1;
+        if self.lines.len() < KEPT {
+            self.lines.push(finding.to_string());
+        }
+    }
+
+    /// The value of a result whose error is a finding.
+    pub(super) fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+        result.map_err(|error| self.add(error)).ok()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    /// One line each.
+    pub fn lines(&self) -> &[String] {
+        &self.lines
+    }
+
+    /// All of them, also those without a line.
+    pub fn count(&self) -> usize {
+        self.count
+    }
+}
+
+/// What was looked at.
+#[derive(Debug, Default)]
+pub struct Checked {
+    pub findings: Findings,
+    pub files: usize,
+    pub bytes: u64,
+    /// Of the log.
+    pub records: u64,
+    pub documents: u64,
+    pub rows: u64,
+}
+
+/// One version, whole.
+struct Opened {
+    packs: Vec<Arc<Pack>>,
+    state: Option<State>,
+    records: u64,
+    findings: Findings,
+}
+
+/// `progress` is told what is being looked at. An error means that there is nothing to check; all else is a finding.
+pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&str)) -> Result<Checked> {
+    let mut left = ATTEMPTS;
+    let opened = loop {
+        let manifest = Manifest::read(&folder.manifest())?.ok_or_else(|| {
+            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", folder.root().display()))
+        })?;
+        manifest.check_definition(folder.root(), &schema.index, &schema.hash)?;
+        progress(&format!("opening the version at record {} and the log behind it", manifest.next_sequence - 1));
+        let opened = open(folder, &manifest, schema)?;
+        left -= 1;
+        // What is wrong may only be that the manifest has been replaced.
+        let is_current = || Ok::<_, Error>(Manifest::read(&folder.manifest())?.as_ref() == Some(&manifest));
+        if opened.findings.is_empty() || left == 0 || is_current()? {
+            break opened;
+        }
+    };
+    let Opened { packs, state, records, findings } = opened;
+    let mut checked = Checked { findings, records, files: packs.len(), ..Checked::default() };
+    for (number, pack) in (1..).zip(&packs) {
+        progress(&format!("verifying file {number} of {}: {}", packs.len(), name(pack.path())));
+        checked.findings.keep(pack.verify());
+        checked.bytes += pack.len();
+    }
+    if let Some(state) = &state {
+        structure::check(state, &mut checked, progress);
+    }
+    Ok(checked)
+}
+
+fn name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
+}
+
+fn open(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Opened> {
+    let mut opened = Opened { packs: Vec::new(), state: None, records: 0, findings: Findings::default() };
+    let findings = &mut opened.findings;
+    for named in manifest.packs() {
+        let path = folder.named(named);
+        if !path.exists() {
+            findings.add(format_args!("{} is named by the manifest but missing", path.display()));
+        }
+    }
+    for name in folder.names()?.iter().filter(|name| is_pack(name)) {
+        // One that nothing names may go at any time.
+        if let Some(Some(pack)) = findings.keep(Pack::open_any(&folder.named(name))) {
+            if pack.stamp().store != manifest.store {
+                findings.add(Error::damaged(pack.path(), 16, "it belongs to another store"));
+            }
+            opened.packs.push(pack);
+        }
+    }
+    findings.keep(Files::open_prepared(folder, manifest, schema));
+    let mut state = match findings.keep(Files::open(folder, manifest, schema, None)) {
+        Some(Some(files)) if manifest.checkpoint.is_some() => findings.keep(State::open(files)),
+        Some(Some(_)) => Some(State::new(Arc::clone(schema))),
+        _ => None,
+    };
+    if let Some(state) = &mut state
+        && let Some(Some(prepared)) = findings.keep(Files::open_prepared(folder, manifest, schema))
+    {
+        state.prepare(prepared);
+    }
+    let followed = follow(folder, manifest, state.as_mut(), &mut opened.records);
+    if findings.keep(followed).is_none() {
+        // It may have been applied in part.
+        state = None;
+    }
+    opened.state = state;
+    Ok(opened)
+}
+
+/// Applies the log up to the frontier.
+fn follow(folder: &Folder, manifest: &Manifest, mut state: Option<&mut State>, records: &mut u64) -> Result<()> {
+    let frontier = Frontier::open(&folder.frontier(), false)?.load();
+    let next = manifest.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.sequence + 1);
+    let removed = || {
+        Error::damaged(folder.manifest(), 0, format!("log segment {} that it names is missing", manifest.first_segment))
+    };
+    if manifest.is_new() && frontier == 0 {
+        return Ok(());
+    }
+    let mut reader =
+        LogReader::open(folder.root(), manifest.store, manifest.first_segment, next)?.ok_or_else(removed)?;
+    let followed = reader.follow(frontier, &mut |sequence, payload| {
+        *records += 1;
+        let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
+        match &mut state {
+            Some(state) => state.apply(sequence, &record).map_err(|error| error.to_string()),
+            None => Ok(()),
+        }
+    })?;
+    if followed == Followed::Removed { Err(removed()) } else { Ok(()) }
+}

@@ -1,0 +1,320 @@
+//! What a data folder holds, by headers and directories alone.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{self, Display, Formatter},
+    fs,
+    path::Path,
+    sync::Arc,
+};
+
+use bitdex_proto::schema::Schema;
+use serde::Serialize;
+
+use crate::{
+    election::read_address,
+    log::{
+        Error, Result,
+        disk::TEMPORARY,
+        segment::{Segment, segment_number},
+    },
+    mapping::Frontier,
+    segment::SEGMENT_BITS,
+    state::Files,
+    store::{
+        Folder, is_pack,
+        manifest::{Manifest, SegmentRef, TableRef},
+        pack::{Pack, PackKind, SectionKind},
+    },
+};
+
+#[derive(Debug, Serialize)]
+pub struct Report {
+    pub folder: String,
+    pub store: String,
+    pub format: u32,
+    pub definition: String,
+    pub epoch: u64,
+    /// Sequence number of the last durable record.
+    pub frontier: u64,
+    pub writer: Option<String>,
+    pub checkpoint: Option<u64>,
+    pub generation: Option<u64>,
+    pub first_log_segment: u64,
+    pub next_sequence: u64,
+    /// By name.
+    pub files: Vec<FileReport>,
+    /// Of the packs that the manifest names, by kind of file, kind of section and field.
+    pub sections: Vec<SectionReport>,
+    pub total_bytes: u64,
+    /// In files that the manifest does not need.
+    pub dead_bytes: u64,
+    /// Where the definition is given and there is a checkpoint.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub checkpoint_rows: Option<CheckpointRows>,
+    /// What is wrong.
+    pub problems: Vec<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct CheckpointRows {
+    pub rows: u64,
+    /// Dead: segments and tables have taken them in, and the next checkpoint leaves them out.
+    pub taken_in: u64,
+}
+
+#[derive(Debug, Serialize)]
+pub struct FileReport {
+    pub name: String,
+    pub bytes: u64,
+    /// What it is for.
+    pub role: String,
+    pub needed: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub format: Option<u32>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub sections: Vec<SectionReport>,
+}
+
+#[derive(Debug, Clone, Serialize)]
+pub struct SectionReport {
+    pub file: String,
+    pub section: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub field: Option<String>,
+    pub bytes: u64,
+}
+
+impl Report {
+    /// `schema`: to name fields.
+    pub fn read(folder: &Folder, schema: Option<&Arc<Schema>>) -> Result<Self> {
+        let root = folder.root();
+        let manifest = Manifest::read(&folder.manifest())?.ok_or_else(|| {
+            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", root.display()))
+        })?;
+        let mut problems = Vec::new();
+        let frontier = match Frontier::open(&folder.frontier(), false) {
+            Ok(frontier) => frontier.load(),
+            Err(error) => {
+                problems.push(error.to_string());
+                0
+            }
+        };
+        let names: Option<Vec<String>> =
+            schema.map(|schema| schema.fields.iter().map(|field| field.name.clone()).collect());
+        let roles = roles(&manifest);
+        let mut files = Vec::new();
+        let mut found = folder.names()?;
+        found.sort();
+        for name in roles.keys().filter(|name| !found.contains(name)) {
+            problems.push(format!("{} is named by the manifest but missing", root.join(name).display()));
+        }
+        for name in found {
+            // A file may go while this runs.
+            let Ok(metadata) = fs::metadata(root.join(&name)) else { continue };
+            let role = roles.get(&name).cloned();
+            let (file, problem) = file(root, &manifest, name, metadata.len(), role, names.as_deref());
+            problems.extend(problem.map(|error| error.to_string()));
+            files.push(file);
+        }
+        let sections = sum(&files);
+        let checkpoint_rows = match schema.map(|schema| checkpoint_rows(folder, &manifest, schema)) {
+            Some(Ok(rows)) => rows,
+            Some(Err(error)) => {
+                problems.push(error.to_string());
+                None
+            }
+            None => None,
+        };
+        Ok(Self {
+            folder: root.display().to_string(),
+            store: format!("{:032x}", manifest.store),
+            format: manifest.format,
+            epoch: manifest.epoch,
+            frontier,
+            writer: read_address(&folder.writer()),
+            checkpoint: manifest.checkpoint.as_ref().map(|checkpoint| checkpoint.sequence),
+            generation: manifest.checkpoint.as_ref().map(|checkpoint| checkpoint.generation),
+            first_log_segment: manifest.first_segment,
+            next_sequence: manifest.next_sequence,
+            total_bytes: files.iter().map(|file| file.bytes).sum(),
+            dead_bytes: files.iter().filter(|file| !file.needed).map(|file| file.bytes).sum(),
+            checkpoint_rows,
+            definition: manifest.definition,
+            files,
+            sections,
+            problems,
+        })
+    }
+}
+
+fn checkpoint_rows(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Option<CheckpointRows>> {
+    manifest.check_definition(folder.root(), &schema.index, &schema.hash)?;
+    let Some(files) = Files::open(folder, manifest, schema, None)? else { return Ok(None) };
+    let Some(checkpoint) = files.checkpoint() else { return Ok(None) };
+    let (rows, sequence) = (checkpoint.rows(), files.sequence());
+    let mut taken_in = 0;
+    for place in 0..files.layout().places() as u16 {
+        if let Some(source) = files.table_of(place) {
+            if files.table_sequence(source).is_some_and(|table| table >= sequence) {
+                taken_in += rows.range(place, i64::MIN, i64::MAX)?.len();
+            }
+            continue;
+        }
+        for segment in files.segments().iter().filter(|segment| segment.sequence() >= sequence) {
+            let first = i64::from(segment.number()) << SEGMENT_BITS;
+            taken_in += rows.range(place, first, first + (1 << SEGMENT_BITS) - 1)?.len();
+        }
+    }
+    Ok(Some(CheckpointRows { rows: rows.len() as u64, taken_in: taken_in as u64 }))
+}
+
+/// What the manifest names each pack for.
+fn roles(manifest: &Manifest) -> BTreeMap<String, String> {
+    let mut roles = BTreeMap::new();
+    if let Some(checkpoint) = &manifest.checkpoint {
+        let role = format!("checkpoint at record {}, generation {}", checkpoint.sequence, checkpoint.generation);
+        roles.insert(checkpoint.file.clone(), role);
+    }
+    let mut base = |segments: &[SegmentRef], tables: &[TableRef], prefix: &str| {
+        for segment in segments {
+            let role = format!("{prefix}segment {} at record {}", segment.number, segment.sequence);
+            roles.insert(segment.file.clone(), role);
+        }
+        for table in tables {
+            roles.insert(table.file.clone(), format!("{prefix}lookup {} at record {}", table.source, table.sequence));
+        }
+    };
+    base(&manifest.segments, &manifest.tables, "");
+    if let Some(prepared) = &manifest.prepared {
+        base(&prepared.segments, &prepared.tables, &format!("being built for generation {}: ", prepared.generation));
+    }
+    for name in &manifest.staged {
+        roles.insert(name.clone(), "rows of an unfinished load".into());
+    }
+    roles
+}
+
+fn file(
+    root: &Path,
+    manifest: &Manifest,
+    name: String,
+    bytes: u64,
+    role: Option<String>,
+    fields: Option<&[String]>,
+) -> (FileReport, Option<Error>) {
+    let mut file = FileReport { name, bytes, role: String::new(), needed: true, format: None, sections: Vec::new() };
+    if let Some(number) = segment_number(&file.name) {
+        file.needed = number >= manifest.first_segment;
+        match Segment::open(root, number, manifest.store) {
+            Ok(Some(segment)) => {
+                let (first, epoch) = (segment.header.first(), segment.header.epoch);
+                file.role = format!("log from record {first} on, epoch {epoch}");
+            }
+            Ok(None) => file.role = "log, removed meanwhile".into(),
+            Err(error) => {
+                file.role = "log, damaged".into();
+                return (file, Some(error));
+            }
+        }
+    } else if is_pack(&file.name) {
+        file.needed = role.is_some();
+        file.role = role.unwrap_or_else(|| "not named by the manifest".into());
+        match Pack::open_any(&root.join(&file.name)) {
+            Ok(Some(pack)) => {
+                file.format = Some(pack.stamp().format);
+                let kind = pack.kind().map_or("unknown", PackKind::name);
+                file.sections = pack.sections().iter().map(|section| describe(kind, section, fields)).collect();
+            }
+            Ok(None) => {}
+            Err(error) => return (file, Some(error)),
+        }
+    } else if file.name.ends_with(&format!(".{TEMPORARY}")) {
+        file.needed = false;
+        file.role = "being written, or left over".into();
+    } else {
+        file.role = match file.name.as_str() {
+            "MANIFEST" => "the manifest",
+            "FRONTIER" => "the durable frontier",
+            "LOCK" => "the writer's lock",
+            "WRITER" => "the writer's address",
+            "WANTED" => "touched while queries wait",
+            "RAISE" => "asks the writer to raise the format",
+            _ => "not of the store",
+        }
+        .into();
+    }
+    (file, None)
+}
+
+fn describe(file: &str, &(kind, place, bytes): &(u16, u16, u64), fields: Option<&[String]>) -> SectionReport {
+    let known = SectionKind::of(kind);
+    let named = || match fields {
+        Some(fields) => fields.get(usize::from(place)).cloned().unwrap_or_else(|| format!("hidden field {place}")),
+        None => format!("field {place}"),
+    };
+    SectionReport {
+        file: file.into(),
+        section: known.map_or_else(|| format!("kind {kind}"), |kind| kind.name().into()),
+        field: match known {
+            Some(kind) if kind.is_of_field() => Some(named()),
+            _ if place == 0 => None,
+            _ => Some(format!("place {place}")),
+        },
+        bytes,
+    }
+}
+
+/// The sections of needed files, those of equal description added up; the largest first.
+fn sum(files: &[FileReport]) -> Vec<SectionReport> {
+    let mut sums: BTreeMap<(&str, &str, Option<&str>), u64> = BTreeMap::new();
+    for section in files.iter().filter(|file| file.needed).flat_map(|file| &file.sections) {
+        *sums.entry((&section.file, &section.section, section.field.as_deref())).or_default() += section.bytes;
+    }
+    let mut sections: Vec<SectionReport> = sums
+        .into_iter()
+        .map(|((file, section, field), bytes)| SectionReport {
+            file: file.into(),
+            section: section.into(),
+            field: field.map(Into::into),
+            bytes,
+        })
+        .collect();
+    sections.sort_by_key(|section| std::cmp::Reverse(section.bytes));
+    sections
+}
+
+impl Display for Report {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        writeln!(f, "folder      {}", self.folder)?;
+        writeln!(f, "store       {}, format {}", self.store, self.format)?;
+        writeln!(f, "definition  {}", self.definition)?;
+        writeln!(f, "records     durable up to {}", self.frontier)?;
+        match (self.checkpoint, self.generation) {
+            (Some(at), Some(generation)) => writeln!(f, "checkpoint  at record {at}, generation {generation}")?,
+            _ => writeln!(f, "checkpoint  none yet")?,
+        }
+        writeln!(f, "log         needed from segment {} on", self.first_log_segment)?;
+        writeln!(f, "writer      epoch {}, {}", self.epoch, self.writer.as_deref().unwrap_or("no address told"))?;
+        writeln!(f, "bytes       {} in all, {} in dead files", self.total_bytes, self.dead_bytes)?;
+        if let Some(CheckpointRows { rows, taken_in }) = self.checkpoint_rows {
+            writeln!(f, "dead rows   {taken_in} of the checkpoint's {rows}, which base files have taken in")?;
+        }
+        writeln!(f, "\n{:>15}  file", "bytes")?;
+        for file in &self.files {
+            let dead = if file.needed { "" } else { " (dead)" };
+            writeln!(f, "{:>15}  {}: {}{dead}", file.bytes, file.name, file.role)?;
+        }
+        if !self.sections.is_empty() {
+            writeln!(f, "\n{:>15}  section", "bytes")?;
+        }
+        for section in &self.sections {
+            let field = section.field.as_ref().map_or_else(String::new, |field| format!(" of {field}"));
+            writeln!(f, "{:>15}  {}: {}{field}", section.bytes, section.file, section.section)?;
+        }
+        for problem in &self.problems {
+            writeln!(f, "\nwrong: {problem}")?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,370 @@
+//! Whether sets, columns, counts, hops and hashes are those that the rows yield.
+
+use std::{
+    collections::BTreeMap,
+    fmt::{Debug, Display},
+    ops::Bound,
+};
+
+use bitdex_proto::{
+    schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD},
+    value::{FieldValue, Value},
+};
+
+use super::check::Checked;
+use crate::{
+    log::Result,
+    segment::{
+        BLOCK_BITS, Index, SEGMENT_BITS,
+        segment::Segment,
+        sets::{Block, BlockBuffer},
+        value::{Term, ValueRef},
+    },
+    state::{State, compute::row_hash, encode::Input, layout::Place},
+};
+
+pub(super) fn check(state: &State, checked: &mut Checked, progress: &mut dyn FnMut(&str)) {
+    for segment in state.files().segments() {
+        progress(&format!("adding up segment {}", segment.number()));
+        let result = segment_sums(state, segment, checked);
+        checked.findings.keep(result);
+    }
+    let result = rows(state, checked, progress);
+    checked.findings.keep(result);
+    for hop in 0..state.layout().hops.len() {
+        progress(&format!("comparing the way back {hop} of lookups"));
+        let result = hops(state, hop, checked);
+        checked.findings.keep(result);
+    }
+    let mut documents = Documents::new(state);
+    let blocks = state.blocks();
+    for (n, block) in (1..).zip(&blocks) {
+        progress(&format!("comparing documents, block {n} of {}", blocks.len()));
+        let result = documents.block(*block, checked);
+        checked.findings.keep(result);
+    }
+    for field in documents.fields.clone() {
+        progress(&format!("comparing {}", documents.name(field)));
+        let result = documents.whole(field, checked);
+        checked.findings.keep(result);
+    }
+    checked.documents = documents.present;
+    if documents.present != state.documents() {
+        let expected = documents.present;
+        checked.findings.add(format_args!(
+            "{}: the header counts {} documents, but {expected} are present",
+            documents.place(None),
+            state.documents(),
+        ));
+    }
+}
+
+/// A segment's own counts.
+fn segment_sums(state: &State, segment: &Segment, checked: &mut Checked) -> Result<()> {
+    let layout = state.layout();
+    let document = layout.slot(DOCUMENT_SOURCE as Place);
+    let (mut hash, mut present) = (0u128, 0);
+    let mut from = Some(segment.number() << SEGMENT_BITS);
+    while let Some(start) = from
+        && let Some(id) = segment.documents().next(start)?
+    {
+        for (slot, row) in segment.documents().get(id)?.into_iter().flatten().enumerate() {
+            let Some(row) = row else { continue };
+            hash = hash.wrapping_add(row_hash(layout.place(slot), id.into(), row));
+            present += u64::from(Some(slot) == document);
+        }
+        from = id.checked_add(1);
+    }
+    let path = segment.pack().path().display();
+    if present != segment.documents_present() {
+        let told = segment.documents_present();
+        checked.findings.add(format_args!("{path}: it counts {told} documents, but rows of {present} are in it"));
+    }
+    if hash != segment.hash() {
+        checked.findings.add(format_args!("{path}: its hash is not that of its rows"));
+    }
+    Ok(())
+}
+
+fn rows(state: &State, checked: &mut Checked, progress: &mut dyn FnMut(&str)) -> Result<()> {
+    let mut hash = 0u128;
+    for place in 0..state.layout().places() as Place {
+        progress(&format!("adding up rows, place {place} of {}", state.layout().places()));
+        let mut rows = state.rows(place, i64::MIN, i64::MAX)?;
+        while let Some((key, row)) = rows.next()? {
+            hash = hash.wrapping_add(row_hash(place, key, row));
+            checked.rows += 1;
+        }
+    }
+    if hash != state.hash() {
+        let folder = state.files().folder().display();
+        checked
+            .findings
+            .add(format_args!("{folder}: the version's hash {:032x} is not that of its rows", state.hash()));
+    }
+    Ok(())
+}
+
+/// Each row of a lookup is kept by the value of the hop's column, and nothing else is.
+fn hops(state: &State, hop: usize, checked: &mut Checked) -> Result<()> {
+    let Some((source, column)) = state.layout().hops.get(hop).copied() else { return Ok(()) };
+    let place = state.layout().hop_place(hop);
+    let folder = state.files().folder().display().to_string();
+    let mut expected = 0u64;
+    let mut rows = state.rows(source as Place, i64::MIN, i64::MAX)?;
+    while let Some((key, row)) = rows.next()? {
+        let mut input = Input(row);
+        let value = (0..=column).map(|_| input.optional().ok()).last().flatten();
+        let back = match value {
+            None => {
+                checked.findings.add(format_args!("{folder}: row {key} of lookup {source} does not decode"));
+                continue;
+            }
+            Some(Some(Value::Int(back))) => back,
+            Some(_) => continue,
+        };
+        expected += 1;
+        let keys = state.row(place, back)?.and_then(keys);
+        if keys.is_none_or(|keys| keys.binary_search(&key).is_err()) {
+            checked.findings.add(format_args!(
+                "{folder}: the way back from {back} in lookup {source} does not lead to its row {key}"
+            ));
+        }
+    }
+    let mut held = 0;
+    let mut rows = state.rows(place, i64::MIN, i64::MAX)?;
+    while let Some((back, row)) = rows.next()? {
+        match keys(row) {
+            Some(keys) => held += keys.len() as u64,
+            None => checked.findings.add(format_args!("{folder}: row {back} of place {place} does not decode")),
+        }
+    }
+    if held != expected {
+        checked.findings.add(format_args!(
+            "{folder}: the ways back through lookup {source} lead to {held} rows instead of {expected}"
+        ));
+    }
+    Ok(())
+}
+
+/// The keys of a hop's row.
+fn keys(row: &[u8]) -> Option<Vec<i64>> {
+    let mut input = Input(row);
+    let count = input.length().ok()?;
+    let keys: Vec<i64> = (0..count).map(|_| input.key().ok()).collect::<Option<_>>()?;
+    (input.is_empty() && keys.is_sorted_by(|a, b| a < b)).then_some(keys)
+}
+
+/// Compares what is indexed with the documents, and adds up what the documents have.
+struct Documents<'s> {
+    state: &'s State,
+    /// The indexed ones.
+    fields: Vec<FieldId>,
+    /// By field: documents that have a value, and pairs of document and value.
+    totals: Vec<(u64, u64)>,
+    present: u64,
+    /// The block, for messages.
+    at: Option<u16>,
+}
+
+/// What the documents of one block have in one field.
+#[derive(Default)]
+struct Expected {
+    exists: Vec<u16>,
+    terms: BTreeMap<Value, Vec<u16>>,
+    codes: Vec<(u16, u64)>,
+}
+
+impl<'s> Documents<'s> {
+    fn new(state: &'s State) -> Self {
+        let spec = state.layout().spec();
+        let indexed = |field: &FieldId| spec.fields.get(*field).is_some_and(|(index, _)| *index != Index::None);
+        let fields = (0..spec.fields.len()).filter(indexed).collect();
+        Self { state, fields, totals: vec![(0, 0); spec.fields.len()], present: 0, at: None }
+    }
+
+    fn index(&self, field: FieldId) -> Index {
+        self.state.layout().spec().fields.get(field).map_or(Index::None, |(index, _)| *index)
+    }
+
+    fn name(&self, field: FieldId) -> String {
+        match self.state.schema().fields.get(field) {
+            Some(field) => format!("field {}", field.name),
+            None => format!("hidden field {field}"),
+        }
+    }
+
+    /// The file in which a block is, and the block.
+    fn place(&self, block: Option<u16>) -> String {
+        let files = self.state.files();
+        let segment = block.and_then(|block| files.segment(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS)));
+        let path = segment.map_or_else(|| files.folder(), |segment| segment.pack().path()).display();
+        block.map_or_else(|| path.to_string(), |block| format!("{path}, block {block}"))
+    }
+
+    fn wrong(&self, field: FieldId, checked: &mut Checked, what: impl Display) {
+        checked.findings.add(format_args!("{}, {}: {what}", self.place(self.at), self.name(field)));
+    }
+
+    fn block(&mut self, block: u16, checked: &mut Checked) -> Result<()> {
+        self.at = Some(block);
+        let mut buffer = BlockBuffer::default();
+        let present = ids(self.state.operand(KEY_FIELD, Term::Exists)?.block(block, &mut buffer)?);
+        self.present += present.len() as u64;
+        let mut expected: Vec<Expected> = self.fields.iter().map(|_| Expected::default()).collect();
+        for low in &present {
+            let id = u32::from(block) << BLOCK_BITS | u32::from(*low);
+            let Some(document) = self.state.document(id)? else {
+                self.wrong(KEY_FIELD, checked, format_args!("document {id} is counted as present, but has no row"));
+                continue;
+            };
+            for (expected, value) in expected.iter_mut().zip(document.values(&self.fields)?) {
+                expected.take(*low, value);
+            }
+        }
+        for (field, expected) in self.fields.clone().into_iter().zip(expected) {
+            if let Some((documents, pairs)) = self.totals.get_mut(field) {
+                *documents += expected.exists.len() as u64;
+                *pairs += expected.terms.values().map(|ids| ids.len() as u64).sum::<u64>();
+            }
+            self.set(field, Term::Exists, &expected.exists, checked)?;
+            match self.index(field) {
+                Index::None => {}
+                Index::Terms => {
+                    for (value, ids) in &expected.terms {
+                        self.set(field, Term::Value(ValueRef::of(value)), ids, checked)?;
+                    }
+                }
+                Index::Column => self.codes(field, block, &expected.codes, checked)?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether the set holds these ids of the block, and no others.
+    fn set(&self, field: FieldId, term: Term<'_>, expected: &[u16], checked: &mut Checked) -> Result<()> {
+        let Some(block) = self.at else { return Ok(()) };
+        let mut buffer = BlockBuffer::default();
+        let held = ids(self.state.operand(field, term)?.block(block, &mut buffer)?);
+        if held != expected {
+            let id = first_difference(&held, expected).map(|low| u32::from(block) << BLOCK_BITS | u32::from(low));
+            let what = format!(
+                "the set of {term:?} has {} ids instead of {}; the first that differs is {id:?}",
+                held.len(),
+                expected.len()
+            );
+            self.wrong(field, checked, what);
+        }
+        Ok(())
+    }
+
+    fn codes(&self, field: FieldId, block: u16, expected: &[(u16, u64)], checked: &mut Checked) -> Result<()> {
+        let Some(column) = self.state.column(field) else {
+            self.wrong(field, checked, "the column is missing");
+            return Ok(());
+        };
+        let bounds = column.bounds(block)?;
+        let mut codes = Vec::new();
+        column.block(block, &mut codes)?;
+        for (low, code) in expected {
+            let id = u32::from(block) << BLOCK_BITS | u32::from(*low);
+            let (one, decoded) = (column.get(id)?, codes.get(usize::from(*low)).copied());
+            if one != Some(*code) || decoded != Some(*code) {
+                let what =
+                    format!("the column says {one:?} of document {id}, and {decoded:?} in its block, not {code}");
+                self.wrong(field, checked, what);
+            }
+            if *code < bounds.min || *code > bounds.max {
+                self.wrong(field, checked, format_args!("document {id} is outside of the block's bounds"));
+            }
+        }
+        Ok(())
+    }
+
+    /// That the index of a field holds nothing else than what the blocks were found to have.
+    fn whole(&mut self, field: FieldId, checked: &mut Checked) -> Result<()> {
+        self.at = None;
+        let (documents, pairs) = self.totals.get(field).copied().unwrap_or_default();
+        let exists = self.count(field, Term::Exists)?;
+        if exists != documents {
+            let what = format!("the set of documents that have a value has {exists} ids instead of {documents}");
+            self.wrong(field, checked, what);
+        }
+        if self.index(field) == Index::Column {
+            for descending in [false, true] {
+                self.walk(field, descending, documents, checked)?;
+            }
+            return Ok(());
+        }
+        let unbounded = (Bound::Unbounded, Bound::Unbounded);
+        let mut held = 0;
+        for value in self.state.terms_within(field, &unbounded, usize::MAX)? {
+            held += self.count(field, Term::Value(ValueRef::of(&value)))?;
+        }
+        if held != pairs {
+            self.wrong(field, checked, format_args!("its sets have {held} ids in all instead of {pairs}"));
+        }
+        Ok(())
+    }
+
+    fn count(&self, field: FieldId, term: Term<'_>) -> Result<u64> {
+        let operand = self.state.operand(field, term)?;
+        let mut buffer = BlockBuffer::default();
+        let mut count = 0;
+        for block in operand.blocks() {
+            count += ids(operand.block(block, &mut buffer)?).len() as u64;
+        }
+        Ok(count)
+    }
+
+    /// The order holds every document with a value, in order.
+    fn walk(&self, field: FieldId, descending: bool, documents: u64, checked: &mut Checked) -> Result<()> {
+        let Some(column) = self.state.column(field) else { return Ok(()) };
+        let mut walk = column.walk(descending, None)?;
+        let (mut last, mut count) = (None, 0);
+        while let Some(next) = walk.next()? {
+            count += 1;
+            let follows = last.is_none_or(|last| if descending { next < last } else { next > last });
+            if !follows || column.get(next.1)? != Some(next.0) {
+                self.wrong(field, checked, format_args!("document {} is not where it belongs in the order", next.1));
+            }
+            last = Some(next);
+        }
+        if count != documents {
+            self.wrong(field, checked, format_args!("the order has {count} documents instead of {documents}"));
+        }
+        Ok(())
+    }
+}
+
+impl Expected {
+    fn take(&mut self, low: u16, value: FieldValue) {
+        match value {
+            FieldValue::Null => return,
+            FieldValue::One(value) => self.value(low, value),
+            FieldValue::Many(values) => values.iter().for_each(|value| self.value(low, value.clone())),
+        }
+        self.exists.push(low);
+    }
+
+    fn value(&mut self, low: u16, value: Value) {
+        self.codes.push((low, ValueRef::of(&value).code()));
+        self.terms.entry(value).or_default().push(low);
+    }
+}
+
+fn ids(block: Block<'_>) -> Vec<u16> {
+    match block {
+        Block::Empty => Vec::new(),
+        Block::Array(ids) => ids.to_vec(),
+        Block::Bits(_) => (0..=u16::MAX).filter(|id| block.contains(*id)).collect(),
+    }
+}
+
+fn first_difference<T: Copy + Debug + Ord>(one: &[T], other: &[T]) -> Option<T> {
+    let same = one.iter().zip(other).take_while(|(a, b)| a == b).count();
+    match (one.get(same), other.get(same)) {
+        (Some(a), Some(b)) => Some(*a.min(b)),
+        (a, b) => a.or(b).copied(),
+    }
+}
