@@ -1,18 +1,28 @@
 //! A naive index: plain maps, everything computed from scratch, nothing shared with the code under test but the schema
 //! and the types of the wire. With it, random ops, and a schema that has every kind of source and field.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use bitdex_proto::{
     ops::{Change, Op, Row},
     query::{Comparator, Filter},
-    schema::{Column, Field, Function, Hop, Origin, Path, Schema, Source, SourceKind},
+    schema::{Column, Field, FieldId, Function, Hop, KEY_FIELD, Origin, Path, Schema, Source, SourceKind},
     value::{FieldType, FieldValue, Float, Literal, Value},
 };
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use crate::state::State;
+use crate::{
+    segment::{
+        Index,
+        sets::{Block, BlockBuffer},
+        value::{Term, ValueRef},
+    },
+    state::{State, compute::row_hash, layout::Layout},
+};
 
 pub(crate) const LEVEL: usize = 1;
 pub(crate) const COUNT: usize = 18;
@@ -142,6 +152,14 @@ impl Model {
                 }
             }
         }
+    }
+
+    /// What a load does that brings these ops: rows that come from Postgres are these, and no others.
+    pub(crate) fn load(&mut self, schema: &Schema, ops: &[Op]) {
+        let loaded = |source: usize| schema.sources[source].is_postgres();
+        self.rows.retain(|(source, _), _| !loaded(*source));
+        self.members.clear();
+        ops.iter().for_each(|op| self.apply(schema, op));
     }
 
     fn change(&mut self, document: u32, field: usize, change: &Change) {
@@ -381,29 +399,114 @@ pub(crate) fn random_filter(rng: &mut ChaCha8Rng, schema: &Schema, depth: u32, r
     }
 }
 
-/// Value → ids, and the ids without one.
-pub(crate) type Index = (BTreeMap<Value, Vec<u32>>, Vec<u32>);
+/// By field of the layout that is indexed, and the key field: the ids that have a value, and what there is of each: term →
+/// ids, or the ids with their codes in the order of the column.
+pub(crate) type Indexes = BTreeMap<FieldId, (Vec<u32>, BTreeMap<Value, Vec<u32>>, Vec<(u64, u32)>)>;
 
-/// The indexes of a state, by field.
-pub(crate) fn indexes(state: &State) -> BTreeMap<usize, Index> {
-    let fields = (1..state.schema().fields.len()).filter_map(|field| Some((field, state.index(field)?)));
-    fields
-        .map(|(field, index)| {
-            let ids = |postings: &crate::state::Postings| {
-                let mut ids = Vec::new();
-                postings.walk(false, |id| {
-                    ids.push(id);
-                    true
-                });
-                ids
-            };
-            let values = index.values.iter().map(|(value, postings)| (value.clone(), ids(postings))).collect();
-            (field, (values, index.nulls.iter().collect()))
-        })
-        .collect()
+/// What the documents say that the indexes hold. Fields of the schema only.
+pub(crate) fn expected(documents: &Documents, layout: &Layout) -> Indexes {
+    let mut indexes = Indexes::new();
+    for (field, (index, _)) in layout.spec().fields.iter().enumerate().take(layout.schema.fields.len()) {
+        if *index == Index::None && field != KEY_FIELD {
+            continue;
+        }
+        let (exists, terms, column) = indexes.entry(field).or_default();
+        for (id, values) in documents {
+            exists.extend((!values[field].is_null()).then_some(*id));
+            for value in values[field].values() {
+                match index {
+                    Index::None => {}
+                    Index::Terms => terms.entry(value.clone()).or_default().push(*id),
+                    Index::Column => column.push((ValueRef::of(value).code(), *id)),
+                }
+            }
+        }
+        column.sort_unstable();
+    }
+    indexes
 }
 
-pub(crate) fn assert_same_indexes(a: &State, b: &State) {
-    assert_eq!(a.present(), b.present());
+fn ids(state: &State, field: FieldId, term: Term<'_>) -> Vec<u32> {
+    let operand = state.operand(field, term).unwrap();
+    let mut buffer = BlockBuffer::default();
+    let mut ids = Vec::new();
+    for number in operand.blocks() {
+        let first = u32::from(number) << 16;
+        match operand.block(number, &mut buffer).unwrap() {
+            Block::Empty => {}
+            Block::Array(array) => ids.extend(array.iter().map(|id| first | u32::from(*id))),
+            bits => ids.extend((0..=u16::MAX).filter(|id| bits.contains(*id)).map(|id| first | u32::from(id))),
+        }
+    }
+    ids
+}
+
+/// The indexes of a state, hidden fields too.
+pub(crate) fn indexes(state: &State) -> Indexes {
+    let mut indexes = Indexes::new();
+    for (field, (index, _)) in state.layout().spec().fields.iter().enumerate() {
+        if *index == Index::None && field != KEY_FIELD {
+            continue;
+        }
+        let (exists, terms, order) = indexes.entry(field).or_default();
+        *exists = ids(state, field, Term::Exists);
+        if let Some(column) = state.column(field) {
+            let mut walk = column.walk(false, None).unwrap();
+            while let Some(next) = walk.next().unwrap() {
+                assert_eq!(column.get(next.1).unwrap(), Some(next.0));
+                order.push(next);
+            }
+        } else if *index == Index::Terms {
+            let all = (Bound::Unbounded, Bound::Unbounded);
+            for value in state.terms_within(field, &all, usize::MAX).unwrap() {
+                let ids = ids(state, field, Term::Value(ValueRef::of(&value)));
+                if !ids.is_empty() {
+                    terms.insert(value, ids);
+                }
+            }
+        }
+    }
+    indexes
+}
+
+/// The hash, from nothing but the rows.
+pub(crate) fn hash(state: &State) -> u128 {
+    let layout = state.layout();
+    let places = layout.schema.sources.len() + layout.schema.fields.len();
+    let mut hash = 0_u128;
+    for place in 0..places as u16 {
+        let mut keys = Vec::new();
+        state.each_key(place, i64::MIN, i64::MAX, &mut |key| keys.push(key)).unwrap();
+        let before = keys.len();
+        keys.sort_unstable();
+        keys.dedup();
+        assert_eq!(keys.len(), before, "a key of place {place} is told twice");
+        for key in keys {
+            hash = hash.wrapping_add(row_hash(place, key, state.row(place, key).unwrap().unwrap()));
+        }
+    }
+    hash
+}
+
+/// Two states say the same, in whatever layers.
+pub(crate) fn assert_same(a: &State, b: &State) {
+    assert_eq!((a.hash(), a.documents()), (b.hash(), b.documents()));
     assert_eq!(indexes(a), indexes(b));
+}
+
+/// A state holds the model's documents, indexes that agree with them, and its counts are right.
+pub(crate) fn assert_is(state: &State, model: &Model) {
+    let layout = state.layout();
+    let documents = model.documents(&layout.schema);
+    assert_eq!(state.documents(), documents.len() as u64);
+    let fields: Vec<_> = (0..layout.schema.fields.len()).collect();
+    for (id, values) in &documents {
+        assert_eq!(&state.document(*id).unwrap().unwrap().values(&fields).unwrap(), values, "document {id}");
+    }
+    let mut held = indexes(state);
+    held.retain(|field, _| *field < fields.len());
+    for (field, expected) in expected(&documents, layout) {
+        assert_eq!(held[&field], expected, "{}", layout.schema.fields[field].name);
+    }
+    assert_eq!(state.hash(), hash(state));
 }
