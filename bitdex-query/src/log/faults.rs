@@ -8,7 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use parking_lot::Mutex;
+use parking_lot::{Condvar, Mutex};
 use rand::{Rng, RngExt as _};
 
 use super::disk::{Disk, DiskFile, RealDisk};
@@ -19,12 +19,34 @@ pub(crate) const ENOSPC: i32 = 28;
 #[derive(Debug, Default)]
 pub(crate) struct FaultyDisk {
     shared: Arc<Mutex<Plan>>,
+    gate: Arc<Gate>,
+}
+
+/// Where writes wait on demand.
+#[derive(Debug, Default)]
+struct Gate {
+    closed: Mutex<bool>,
+    changed: Condvar,
+    waiting: Mutex<usize>,
+}
+
+impl Gate {
+    fn pass(&self) {
+        let mut closed = self.closed.lock();
+        if *closed {
+            *self.waiting.lock() += 1;
+            self.changed.wait_while(&mut closed, |closed| *closed);
+            *self.waiting.lock() -= 1;
+        }
+    }
 }
 
 #[derive(Debug, Default)]
 struct Plan {
     /// After this many more bytes, writes fail with this error.
     write: Option<(u64, i32)>,
+    /// Only files with this in their name fail.
+    only: Option<&'static str>,
     /// After this many more syncs (of files and folders), they fail.
     sync: Option<u64>,
     /// Everything fails once a write or sync did.
@@ -60,6 +82,26 @@ impl FaultyDisk {
         self.shared.lock().write = Some((bytes, errno));
     }
 
+    /// Writes to files with `part` in their name fail, at once.
+    pub(crate) fn fail_writes_of(&self, part: &'static str, errno: i32) {
+        let mut plan = self.shared.lock();
+        (plan.write, plan.only) = (Some((0, errno)), Some(part));
+    }
+
+    /// From now on writes wait until the gate is opened.
+    pub(crate) fn close_gate(&self) {
+        *self.gate.closed.lock() = true;
+    }
+
+    pub(crate) fn open_gate(&self) {
+        *self.gate.closed.lock() = false;
+        self.gate.changed.notify_all();
+    }
+
+    pub(crate) fn is_anyone_at_the_gate(&self) -> bool {
+        *self.gate.waiting.lock() > 0
+    }
+
     pub(crate) fn fail_syncs_after(&self, syncs: u64) {
         self.shared.lock().sync = Some(syncs);
     }
@@ -71,7 +113,7 @@ impl FaultyDisk {
 
     pub(crate) fn heal(&self) {
         let mut plan = self.shared.lock();
-        (plan.write, plan.sync) = (None, None);
+        (plan.write, plan.sync, plan.only) = (None, None, None);
     }
 
     pub(crate) fn syncs(&self) -> u64 {
@@ -99,7 +141,7 @@ impl Disk for FaultyDisk {
         let file = RealDisk.create(path)?;
         plan.files.insert(path.into(), (0, 0));
         let path = Arc::new(Mutex::new(PathBuf::from(path)));
-        Ok(Box::new(FaultyFile { file, path, shared: Arc::clone(&self.shared) }))
+        Ok(Box::new(FaultyFile { file, path, shared: Arc::clone(&self.shared), gate: Arc::clone(&self.gate) }))
     }
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
@@ -131,6 +173,7 @@ struct FaultyFile {
     /// Under which it was made; a published file goes by the name without the suffix.
     path: Arc<Mutex<PathBuf>>,
     shared: Arc<Mutex<Plan>>,
+    gate: Arc<Gate>,
 }
 
 impl FaultyFile {
@@ -145,11 +188,14 @@ impl FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.gate.pass();
         let shared = Arc::clone(&self.shared);
         let mut plan = shared.lock();
         plan.alive()?;
         let mut allowed = bytes.len();
-        if let Some((left, errno)) = plan.write {
+        let name = self.path.lock().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        let concerned = plan.only.is_none_or(|part| name.contains(part));
+        if let Some((left, errno)) = plan.write.filter(|_| concerned) {
             allowed = allowed.min(left as usize);
             if allowed == 0 {
                 plan.crashed = plan.crash;

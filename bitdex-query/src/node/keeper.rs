@@ -28,7 +28,10 @@ use crate::{
     },
     mapping::Frontier,
     state::{Files, Frozen, State, write_checkpoint},
-    store::manifest::{Manifest, Prepared},
+    store::{
+        manifest::{Manifest, Prepared},
+        raise,
+    },
 };
 
 /// How much a background thread steps back for those that answer.
@@ -99,11 +102,30 @@ impl Keeper {
         Ok(())
     }
 
+    /// Raises the store's format, where an operator asks for it.
+    pub(super) fn raise(&self) -> Result<()> {
+        // A job that publishes just now holds nobody up; it is asked again.
+        let Some(mut kept) = self.kept.try_lock() else { return Ok(()) };
+        match raise::answer(&self.shared.folder, &*self.shared.disk, &kept.manifest) {
+            Ok(Some(raised)) => {
+                tracing::info!(format = raised.format, "raised the format of the store");
+                kept.manifest = raised;
+                Ok(())
+            }
+            Ok(None) => Ok(()),
+            Err(error @ Error::Full { .. }) => {
+                tracing::warn!(%error, "the format of the store cannot be raised");
+                Ok(())
+            }
+            Err(error) => Err(error),
+        }
+    }
+
     /// What cannot be removed stays until the next promotion.
     fn unlink(&self, old: &Manifest, new: &Manifest) {
         let Shared { folder, disk, .. } = &*self.shared;
-        let kept = names(new);
-        let files = names(old).into_iter().filter(|name| !kept.contains(name)).map(|name| folder.named(name));
+        let kept: BTreeSet<&str> = new.packs().collect();
+        let files = old.packs().filter(|name| !kept.contains(name)).map(|name| folder.named(name));
         // Ascending, on which followers rely.
         let segments = (old.first_segment..new.first_segment).map(|number| segment_path(folder.root(), number));
         for path in files.chain(segments) {
@@ -220,21 +242,6 @@ impl Keeper {
         tracing::info!(generation, elapsed = ?started.elapsed(), "built the base of a load");
         Ok(files.ok_or_else(|| Error::damaged(folder.manifest(), 0, "a file that was just built is not there"))?)
     }
-}
-
-/// Of files that a manifest names.
-fn names(manifest: &Manifest) -> BTreeSet<&str> {
-    let Manifest { checkpoint, segments, tables, staged, prepared, .. } = manifest;
-    let prepared = prepared.iter().flat_map(|prepared| {
-        let segments = prepared.segments.iter().map(|segment| segment.file.as_str());
-        segments.chain(prepared.tables.iter().map(|table| table.file.as_str()))
-    });
-    (checkpoint.iter().map(|checkpoint| checkpoint.file.as_str()))
-        .chain(segments.iter().map(|segment| segment.file.as_str()))
-        .chain(tables.iter().map(|table| table.file.as_str()))
-        .chain(staged.iter().map(String::as_str))
-        .chain(prepared)
-        .collect()
 }
 
 /// What a flush did.

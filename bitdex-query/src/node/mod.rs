@@ -214,6 +214,14 @@ impl Node {
         }
     }
 
+    /// Bytes of files that were unlinked, and that this process still has mapped for versions in use. `None` where the
+    /// system does not tell.
+    pub fn pinned_bytes(&self) -> Option<u64> {
+        let root = std::fs::canonicalize(self.shared.folder.root()).ok()?;
+        let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+        Some(maps.lines().filter_map(|line| mapped_bytes(line, &root)).sum())
+    }
+
     pub fn health(&self) -> Health {
         let fatal = self.shared.failed.borrow().clone();
         let Problems { following, writing, keeping } = self.shared.problems.lock().clone();
@@ -317,6 +325,16 @@ impl Shared {
         self.sessions.supersede_all();
         self.failed.send_replace(Some(reason));
     }
+}
+
+/// The length of a mapping, of a line of `/proc/self/maps`, where it is of an unlinked file of this folder.
+fn mapped_bytes(line: &str, root: &std::path::Path) -> Option<u64> {
+    let file = line.strip_suffix(" (deleted)")?;
+    let path = file.find('/').and_then(|at| file.get(at..))?;
+    std::path::Path::new(path).parent().filter(|parent| *parent == root)?;
+    let (from, to) = line.split_once(' ')?.0.split_once('-')?;
+    let number = |text| u64::from_str_radix(text, 16).ok();
+    number(to)?.checked_sub(number(from)?)
 }
 
 /// A token that demands `sequence` of the state's store.

@@ -22,6 +22,8 @@ pub struct NodeOptions {
     pub flush: policy::Settings,
     /// Rewrite a segment or a table once the checkpoint has this share of its rows.
     pub compact_fraction: f64,
+    /// A load of more bytes of rows has its base built in the background; a smaller one is applied row by row.
+    pub small_load: u64,
     /// Bytes of heap that the building of a load's base may take.
     pub build_memory: usize,
     /// Threads that build it.
@@ -41,6 +43,7 @@ impl NodeOptions {
             reader_only: false,
             flush: policy::Settings::default(),
             compact_fraction: 0.1,
+            small_load: 32 << 20,
             build_memory: 1 << 30,
             build_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             segment_bytes: 64 << 20,

@@ -46,8 +46,6 @@ const GROUP_BYTES: usize = 1 << 20;
 const TICK: Duration = Duration::from_millis(20);
 /// A flush that is expected to write no more than this is done at a drain.
 const CHEAP_BYTES: u64 = 8 << 20;
-/// A load that is no larger is applied as it is, without a base being built for it.
-const SMALL_LOAD: u64 = 32 << 20;
 /// After a failure in the background, before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -163,7 +161,7 @@ impl Writing {
     /// Until the node is stopped, or drained: then answers where to follow from.
     pub(super) fn run(mut self, worker: &mut Worker) -> Result<ControlFlow<(), Left>> {
         loop {
-            self.look_for_waiting(&worker.shared);
+            self.look(&worker.shared)?;
             self.turn(worker)?;
             let wait = match self.flushing.paused {
                 _ if self.queue.is_empty() || self.decide(worker, false).ingestion == Ingestion::Waits => TICK,
@@ -321,7 +319,7 @@ impl Writing {
                 group.answers.push((waiting, Err(error)));
                 continue;
             }
-            if matches!(record.kind, Some(Kind::LoadEnd(_))) && self.needs_base(&worker.state) {
+            if matches!(record.kind, Some(Kind::LoadEnd(_))) && self.needs_base(worker) {
                 self.ending = Some(Ending { record, waiting, frozen: false });
                 continue;
             }
@@ -529,9 +527,9 @@ impl Writing {
     }
 
     /// Whether the load's end must wait until a base is built out of staged files.
-    fn needs_base(&self, state: &State) -> bool {
-        let (active, frozen) = state.staged_bytes();
-        active > SMALL_LOAD || frozen > 0 || !self.files.staged().is_empty()
+    fn needs_base(&self, worker: &Worker) -> bool {
+        let (active, frozen) = worker.state.staged_bytes();
+        active > worker.shared.options.small_load || frozen > 0 || !self.files.staged().is_empty()
     }
 
     fn go_on_ending(&mut self, worker: &Worker) -> Result<()> {
@@ -609,16 +607,18 @@ impl Writing {
         Ok((store, end, frontier))
     }
 
-    fn look_for_waiting(&mut self, shared: &Shared) {
+    /// For queries of other processes that wait, and for operators' wishes.
+    fn look(&mut self, shared: &Shared) -> Result<()> {
         let (seen, looked) = &mut self.wanted;
         if looked.elapsed() < TICK {
-            return;
+            return Ok(());
         }
         *looked = Instant::now();
         let touched = fs::metadata(shared.folder.wanted()).and_then(|metadata| metadata.modified()).ok();
         if touched != mem::replace(seen, touched) {
             shared.wanted.send_modify(|count| *count += 1);
         }
+        self.keeper.raise()
     }
 }
 

@@ -17,10 +17,14 @@ const UPKEEP: Duration = Duration::from_secs(5);
 const SECONDS: [f64; 17] =
     [0.000_05, 0.000_1, 0.000_2, 0.000_5, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0];
 
+/// Of records that became durable together.
+const RECORDS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 1024.0, 4096.0];
+
 /// Installs the process's recorder. Call it once, within a tokio runtime.
 pub(super) fn install() -> Result<PrometheusHandle, BuildError> {
     let handle = PrometheusBuilder::new()
         .set_buckets_for_metric(Matcher::Suffix("_seconds".into()), &SECONDS)?
+        .set_buckets_for_metric(Matcher::Suffix("_records".into()), &RECORDS)?
         .install_recorder()?;
     let upkeep = handle.clone();
     tokio::spawn(async move {
@@ -85,6 +89,9 @@ pub(super) fn render(handle: &PrometheusHandle, service: &Service) -> String {
         gauge!("bitdex_sequence").set(state.sequence() as f64);
         gauge!("bitdex_documents").set(state.documents() as f64);
         gauge!("bitdex_catching_up").set(flag(state.catching_up()));
+        if let Some(bytes) = node.pinned_bytes() {
+            gauge!("bitdex_pinned_bytes").set(bytes as f64);
+        }
     }
     handle.render()
 }
