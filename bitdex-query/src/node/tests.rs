@@ -1,5 +1,7 @@
 //! Nodes on one folder: who writes, what readers see, what survives.
 
+mod files;
+
 use std::{fs, path::Path, sync::mpsc, time::Duration};
 
 use bitdex_proto::{

@@ -1,0 +1,390 @@
+//! What goes into files in the background, and what a failure or an end at any step leaves.
+
+use super::*;
+
+/// Ids from `from` on, as rows of the document source.
+fn rows(from: i64, count: i64) -> wire::LoadRows {
+    let mut copy_rows = Vec::new();
+    for key in from..from + count {
+        copy_rows.extend(1_i16.to_be_bytes());
+        copy_rows.extend(8_i32.to_be_bytes());
+        copy_rows.extend(key.to_be_bytes());
+    }
+    wire::LoadRows { part: 0, copy_rows: copy_rows.into() }
+}
+
+fn load_begin(id: &str, generation: u64, cursor: &str) -> wire::Record {
+    let load = wire::LoadOpen {
+        source: "postgres".into(),
+        load_id: id.into(),
+        cursor: Bytes::copy_from_slice(cursor.as_bytes()),
+        parts: vec![wire::LoadPart { source: 0, lo: 0, hi: 1 << 32 }],
+        ..wire::LoadOpen::default()
+    };
+    wire::Record { kind: Some(Kind::LoadBegin(wire::LoadBegin { load: Some(load), generation })) }
+}
+
+fn load_rows(from: i64, count: i64) -> wire::Record {
+    wire::Record { kind: Some(Kind::LoadRows(rows(from, count))) }
+}
+
+fn part_done(rows: u64) -> wire::Record {
+    wire::Record { kind: Some(Kind::LoadPartDone(wire::LoadPartDone { part: 0, rows })) }
+}
+
+fn load_end() -> wire::Record {
+    wire::Record { kind: Some(Kind::LoadEnd(wire::LoadEnd {})) }
+}
+
+/// Options with which every load has a base built.
+fn building(data: &Path) -> NodeOptions {
+    NodeOptions { small_load: 0, build_threads: 1, build_memory: 64 << 20, ..options(data) }
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    tokio::time::timeout(10 * SECOND, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_follower_goes_over_to_new_files_under_ingestion_and_says_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    let small = NodeOptions { segment_bytes: 2_000, flush: often(30), ..options(folder.path()) };
+    let node = Node::open(small).await.unwrap();
+    let reader = open_reader(folder.path()).await;
+    let mut last = 0;
+    for n in 0..600 {
+        last = node.writer().unwrap().submit(step("a", n)).await.unwrap().sequence;
+    }
+    reaches(&reader, last).await;
+    until(|| node.current().frozen().is_none() && reader.current().files().sequence() > 0).await;
+    until(|| reader.current().files().sequence() == node.current().files().sequence()).await;
+    let last = node.current().sequence();
+    let state = reaches(&reader, last).await;
+    assert!(state.files().sequence() > 300, "{}", state.files().sequence());
+    assert_eq!((state.hash(), state.documents()), (node.current().hash(), node.current().documents()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_layer_that_was_frozen_when_the_writer_ended_is_flushed_by_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let often = NodeOptions { flush: often(10), ..options(folder.path()) };
+    let node = Node::open_on(often, Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    disk.fail_writes_of("checkpoint-", EIO);
+    for n in 0..30 {
+        node.writer().unwrap().submit(step("a", n)).await.unwrap();
+    }
+    until(|| node.health().problem.is_some_and(|problem| problem.contains("checkpoint-"))).await;
+    let frozen = node.current().frozen().unwrap().sequence();
+    let hash = node.current().hash();
+    assert!(!node.health().fatal && !node.health().stale);
+    end(node, folder.path()).await;
+
+    let next = open(folder.path()).await;
+    until(|| next.current().files().sequence() == frozen).await;
+    until(|| next.current().frozen().is_none()).await;
+    assert_eq!((steps_of(&next.current(), "a"), next.current().hash()), (30, hash));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_keeps_changes_in_memory_up_to_the_bound_and_then_refuses() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let flush = policy::Settings { memory: 20_000, interval: Duration::ZERO, ..policy::Settings::default() };
+    let small = NodeOptions { flush, ..options(folder.path()) };
+    let node = Node::open_on(small, Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    let reader = open_reader(folder.path()).await;
+    let writer = node.writer().unwrap();
+    disk.fail_writes_of("checkpoint-", ENOSPC);
+    let mut n = 0;
+    let error = loop {
+        match writer.submit(step("a", n)).await {
+            Ok(_) => n += 1,
+            Err(error) => break error,
+        }
+        assert!(n < 100_000, "memory is not bounded");
+    };
+    assert!(matches!(&error, Error::Exhausted(message) if message.contains("full")), "{error}");
+    assert!(n > 10 && node.health().problem.is_some() && !node.health().fatal);
+    disk.heal();
+    until(|| node.health().problem.is_none()).await;
+    let mut ack = None;
+    for n in n..n + 100 {
+        ack = Some(writer.submit(step("a", n)).await.unwrap());
+    }
+    let state = reaches(&reader, ack.unwrap().sequence).await;
+    assert_eq!((steps_of(&state, "a"), state.hash()), (n + 100, node.current().hash()));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn files_that_a_version_in_use_needs_stay_mapped_and_are_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions { flush: often(10), ..options(folder.path()) }).await.unwrap();
+    let feed = |from: u64| {
+        let node = Arc::clone(&node);
+        async move {
+            for n in from..from + 20 {
+                node.writer().unwrap().submit(step("a", n)).await.unwrap();
+            }
+        }
+    };
+    feed(0).await;
+    until(|| node.current().files().sequence() > 0).await;
+    let held = node.current();
+    let (hash, sequence) = (held.hash(), held.files().sequence());
+    feed(20).await;
+    until(|| node.current().files().sequence() > sequence).await;
+    until(|| node.pinned_bytes().unwrap() > 0).await;
+    assert_eq!((held.hash(), held.files().sequence()), (hash, sequence));
+    drop(held);
+    until(|| node.pinned_bytes().unwrap() == 0).await;
+}
+
+/// A record of which the group fails, and one that was applied behind it while that was written.
+async fn fail_two(errno: i32) -> (tempfile::TempDir, Arc<Node>, Arc<FaultyDisk>, [Error; 2]) {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let node = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    let writer = node.writer().unwrap();
+    writer.submit(step("a", 0)).await.unwrap();
+    disk.close_gate();
+    let submit = |record| {
+        let writer = writer.clone();
+        tokio::spawn(async move { writer.submit(record).await })
+    };
+    let first = submit(step("a", 1));
+    until(|| disk.is_anyone_at_the_gate()).await;
+    let second = submit(step("a", 2));
+    // It waits in the commands, or is applied.
+    until(|| node.shared.queue.available_permits() <= (64 << 10) - 2).await;
+    assert!(!first.is_finished() && !second.is_finished());
+    assert_eq!(node.current().sequence(), 2);
+    disk.fail_writes_after(0, errno);
+    disk.open_gate();
+    let errors = [first.await.unwrap().unwrap_err(), second.await.unwrap().unwrap_err()];
+    assert_eq!(node.current().sequence(), 2);
+    (folder, node, disk, errors)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_applied_behind_a_group_that_found_the_disk_full_is_refused_with_it() {
+    let (folder, node, disk, [first, second]) = fail_two(ENOSPC).await;
+    assert!(matches!(&first, Error::Exhausted(_)), "{first}");
+    assert!(matches!(&second, Error::Exhausted(_) | Error::Precondition(_)), "{second}");
+    disk.heal();
+    let writer = node.writer().unwrap();
+    for n in 1..5 {
+        assert_eq!(writer.submit(step("a", n)).await.unwrap().sequence, n + 2);
+    }
+    let hash = node.current().hash();
+    drop(writer);
+    end(node, folder.path()).await;
+    let node = open(folder.path()).await;
+    assert_eq!((steps_of(&node.current(), "a"), node.current().hash()), (5, hash));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_behind_a_group_that_failed_is_acknowledged() {
+    let (folder, node, disk, errors) = fail_two(EIO).await;
+    for error in errors {
+        assert!(matches!(&error, Error::Unavailable { .. }), "{error}");
+    }
+    assert!(node.failed().await.contains("cannot write"));
+    disk.heal();
+    end(node, folder.path()).await;
+    assert_eq!(steps_of(&open(folder.path()).await.current(), "a"), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn refusals_wait_for_what_they_depend_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let node = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    let writer = node.writer().unwrap();
+    disk.close_gate();
+    let submit = |record| {
+        let writer = writer.clone();
+        tokio::spawn(async move { writer.submit(record).await })
+    };
+    let first = submit(step("a", 0));
+    until(|| disk.is_anyone_at_the_gate()).await;
+    let again = submit(step("a", 0));
+    disk.open_gate();
+    assert_eq!(first.await.unwrap().unwrap().sequence, 2);
+    assert!(matches!(again.await.unwrap(), Err(Error::Precondition(_))));
+    assert_eq!(node.current().sequence(), 2);
+}
+
+/// Ends the writer at each of its syncs in turn, within a flush, and opens the folder again.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_end_at_any_step_of_a_flush_loses_nothing() {
+    for step_at in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FaultyDisk::default());
+        disk.crash_on_failure();
+        let node = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+        let reader = open_reader(folder.path()).await;
+        for n in 0..20 {
+            node.writer().unwrap().submit(step("a", n)).await.unwrap();
+        }
+        let hash = node.current().hash();
+        let before = disk.syncs();
+        disk.fail_syncs_after(step_at);
+        node.drain().await;
+        let whole = disk.syncs() - before < step_at;
+        end(node, folder.path()).await;
+        let next = open(folder.path()).await;
+        let state = next.current();
+        assert_eq!((steps_of(&state, "a"), state.hash()), (20, hash), "after {step_at} syncs");
+        let ack = next.writer().unwrap().submit(step("a", 20)).await.unwrap();
+        let followed = reaches(&reader, ack.sequence).await;
+        assert_eq!((steps_of(&followed, "a"), followed.hash()), (21, next.current().hash()));
+        assert_eq!(reader.health().problem, None);
+        if whole {
+            assert!(step_at > 3, "a flush takes more than {step_at} syncs");
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_is_built_beside_what_is_served_and_then_takes_its_place() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(building(folder.path())).await.unwrap();
+    let reader = open_reader(folder.path()).await;
+    let writer = node.writer().unwrap();
+    let late = || Instant::now() + 10 * SECOND;
+    for (generation, count) in [(1, 1000), (2, 700)] {
+        writer.submit(load_begin(&format!("load{generation}"), generation, "c")).await.unwrap();
+        for from in (0..count).step_by(100) {
+            writer.submit(load_rows(from, 100)).await.unwrap();
+            // Others go on, and show.
+            let n = steps_of(&node.current(), "events");
+            writer.submit(step("events", n)).await.unwrap();
+        }
+        let ack = writer.submit(part_done(count as u64)).await.unwrap();
+        if generation > 1 {
+            let state = reaches(&reader, ack.sequence).await;
+            assert!(!state.readiness().ready);
+            for node in [&node, &reader] {
+                assert_eq!(node.wait_for(None, 0, late()).await.unwrap().documents(), 1000);
+            }
+        }
+        let ack = writer.submit(load_end()).await.unwrap();
+        assert_eq!(node.current().documents(), count as u64);
+        let error = reader.wait_for(None, ack.sequence, Instant::now() + Duration::from_millis(20)).await;
+        assert!(matches!(error, Err(Error::Unavailable { .. } | Error::Deadline(_))), "{error:?}");
+        let ack = writer.submit(batch("postgres", "c", "c")).await.unwrap();
+        let documents = node.current().documents();
+        for node in [&node, &reader] {
+            let state = node.wait_for(None, ack.sequence, late()).await.unwrap();
+            assert_eq!((state.documents(), state.generation()), (documents, generation));
+        }
+        until(|| reader.current().files().segments().len() == 1).await;
+        until(|| node.current().files().staged().is_empty() && node.current().frozen().is_none()).await;
+        let last = node.current().sequence();
+        assert_eq!(reaches(&reader, last).await.hash(), node.current().hash());
+    }
+    let (hash, documents) = (node.current().hash(), node.current().documents());
+    drop(writer);
+    node.drain().await;
+    end(node, folder.path()).await;
+    let again = open(folder.path()).await;
+    assert_eq!((again.current().hash(), again.current().documents()), (hash, documents));
+}
+
+/// Ends the writer at each sync between a load's last row and the flush behind its end, and goes on with the load in the
+/// next process.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_whose_end_is_interrupted_at_any_step_goes_on_in_the_next_process() {
+    let mut expected = None;
+    for step_at in 0.. {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FaultyDisk::default());
+        disk.crash_on_failure();
+        let node = Node::open_on(building(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+        let reader = open_reader(folder.path()).await;
+        let writer = node.writer().unwrap();
+        writer.submit(load_begin("load", 1, "c")).await.unwrap();
+        writer.submit(load_rows(5, 500)).await.unwrap();
+        writer.submit(part_done(500)).await.unwrap();
+        let before = disk.syncs();
+        disk.fail_syncs_after(step_at);
+        let ended = writer.submit(load_end()).await.is_ok();
+        if ended {
+            tokio::select! {
+                () = until(|| node.current().frozen().is_none() && node.current().files().staged().is_empty()) => {}
+                _ = node.failed() => {}
+            }
+        }
+        let whole = ended && disk.syncs() - before < step_at;
+        drop(writer);
+        end(node, folder.path()).await;
+
+        let next = Node::open(building(folder.path())).await.unwrap();
+        if !next.current().is_loaded() {
+            assert!(!ended, "after {step_at} syncs: an acknowledged end of a load is lost");
+            assert_eq!(next.current().load().unwrap().rows, 500);
+            next.writer().unwrap().submit(load_end()).await.unwrap();
+        }
+        let ack = next.writer().unwrap().submit(batch("postgres", "c", "c")).await.unwrap();
+        let state = reaches(&reader, ack.sequence).await;
+        let found = (state.hash(), state.documents());
+        assert_eq!(found, (next.current().hash(), next.current().documents()), "after {step_at} syncs");
+        assert_eq!(found, *expected.get_or_insert(found), "after {step_at} syncs");
+        assert_eq!(reader.health().problem, None, "after {step_at} syncs");
+        if whole {
+            return;
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn another_process_takes_over_while_a_base_is_built() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    let node = Node::open_on(building(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+    let other = Node::open(building(folder.path())).await.unwrap();
+    let writer = node.writer().unwrap();
+    writer.submit(load_begin("load", 1, "c")).await.unwrap();
+    writer.submit(load_rows(0, 500)).await.unwrap();
+    writer.submit(part_done(500)).await.unwrap();
+    disk.fail_writes_of("segment-", ENOSPC);
+    let error = writer.submit(load_end()).await.unwrap_err();
+    assert!(matches!(error, Error::Exhausted(_)), "{error}");
+    assert!(!node.health().fatal);
+    drop(writer);
+    node.drain().await;
+    promoted(&other).await;
+    let ack = other.writer().unwrap().submit(load_end()).await.unwrap();
+    for node in [&other, &node] {
+        let state = reaches(node, ack.sequence).await;
+        assert_eq!((state.documents(), state.is_loaded()), (500, true));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_load_drops_what_the_one_before_staged() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions { flush: often(1), ..building(folder.path()) }).await.unwrap();
+    let writer = node.writer().unwrap();
+    writer.submit(load_begin("first", 1, "c")).await.unwrap();
+    writer.submit(load_rows(0, 500)).await.unwrap();
+    writer.submit(part_done(500)).await.unwrap();
+    until(|| !node.current().files().staged().is_empty()).await;
+    writer.submit(load_begin("second", 2, "d")).await.unwrap();
+    until(|| node.current().files().staged().is_empty()).await;
+    writer.submit(load_rows(1000, 50)).await.unwrap();
+    writer.submit(part_done(50)).await.unwrap();
+    writer.submit(load_end()).await.unwrap();
+    assert_eq!((node.current().documents(), node.current().generation()), (50, 2));
+    drop(writer);
+    end(node, folder.path()).await;
+    assert_eq!(open(folder.path()).await.current().documents(), 50);
+}
