@@ -5,7 +5,7 @@ use std::{
     sync::{Arc, atomic::AtomicBool},
 };
 
-use bitdex_proto::{schema::SourceId, value::Value};
+use bitdex_proto::schema::SourceId;
 
 use super::{
     generation::no_room,
@@ -13,11 +13,10 @@ use super::{
     staged::{Merged, Staged},
 };
 use crate::{
-    log::{Error, Result},
-    segment::table::TableWriter,
+    log::Result,
+    segment::{table::TableWriter, value::ValueRef},
     state::{
-        compute,
-        encode::{self, Input},
+        compute, encode,
         layout::{Layout, Place},
     },
     store::pack::{Pack, PackWriter, SectionId, SectionKind},
@@ -129,7 +128,8 @@ impl Tables<'_> {
             // Values from here on are left to later passes.
             let mut end: Option<i64> = None;
             self.each(path, source, |key, row| {
-                let Some(value) = self.column(path, source, key, row, column)? else { return Ok(()) };
+                let value = compute::column_of(self.layout, source, key, row, column)?;
+                let Some(ValueRef::Int(value)) = value else { return Ok(()) };
                 if value < first || end.is_some_and(|end| value >= end) {
                     return Ok(());
                 }
@@ -167,20 +167,5 @@ impl Tables<'_> {
             from = end;
         }
         Ok(())
-    }
-
-    /// The value of a column that leads to another lookup.
-    fn column(&self, path: &Path, source: SourceId, key: i64, row: &[u8], column: usize) -> Result<Option<i64>> {
-        let mut input = Input(row);
-        let mut value = None;
-        for _ in 0..=column {
-            value = input.optional().map_err(|_| {
-                Error::damaged(path, 0, format!("what it would hold: row {key} of source {source} does not decode"))
-            })?;
-        }
-        Ok(match value {
-            Some(Value::Int(value)) => Some(value),
-            _ => None,
-        })
     }
 }

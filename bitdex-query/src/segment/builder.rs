@@ -125,7 +125,7 @@ impl Bitmap {
     }
 
     fn write(&self, first_block: u16, to: &mut PostingsWriter) {
-        for (block, number) in self.blocks.iter().zip(first_block..) {
+        for (block, number) in self.blocks.iter().zip(first_block..=u16::MAX) {
             if let Some(words) = block {
                 to.block(number, Block::Bits(words));
             }

@@ -59,7 +59,7 @@ impl State {
     /// Whether COPY rows decode as rows of their part's source.
     pub fn check_load_rows(schema: &Schema, parts: &[wire::LoadPart], rows: &wire::LoadRows) -> Result<()> {
         let part = part_of(parts, rows.part)?;
-        copy::load_ops(schema, part.source as usize, &rows.copy_rows).map(|_| ())
+        copy::check_rows(schema, part.source as usize, &rows.copy_rows)
     }
 
     /// Whether [`State::apply`] would take this record next: [`State::check`], and what depends on the state.
@@ -295,7 +295,7 @@ impl State {
             self.add_overrides(place, &prepared, &mut changes)?;
         }
         self.header.documents = prepared.segments().iter().map(|segment| segment.documents_present()).sum();
-        self.header.hash = hash_of(&prepared)?;
+        self.header.hash = hash_of(&prepared);
         self.files = prepared;
         self.frozen = None;
         let deferred = self.active.take_deferred();
@@ -337,18 +337,10 @@ impl State {
 }
 
 /// Sum of the hashes of all rows of a base.
-fn hash_of(files: &Files) -> crate::log::Result<u128> {
-    let segments = files.segments().iter();
-    let mut hash = segments.fold(0_u128, |hash, segment| hash.wrapping_add(segment.hash()));
-    for (source, table) in (0..files.layout().schema.sources.len()).filter_map(|it| Some((it, files.table(it)?))) {
-        let place = source as Place;
-        for position in table.range(place, i64::MIN, i64::MAX)? {
-            if let (key, Some(row)) = table.at(position)? {
-                hash = hash.wrapping_add(compute::row_hash(place, key, row));
-            }
-        }
-    }
-    Ok(hash)
+fn hash_of(files: &Files) -> u128 {
+    let segments = files.segments().iter().map(|segment| segment.hash());
+    let tables = (0..files.layout().schema.sources.len()).map(|source| files.table_hash(source));
+    segments.chain(tables).fold(0, u128::wrapping_add)
 }
 
 impl Loading {
