@@ -15,7 +15,7 @@ use super::{
         encode::put_bytes,
         layer::{BlockDelta, LayerColumn, SetKey},
         layout::Place,
-        view::combine::{Change, combine, count},
+        view::combine::{Change, combine},
     },
     Checkpoint, DEFERRED, Flushed, HEADER, header,
 };
@@ -57,7 +57,7 @@ pub fn write_checkpoint(
     pack.section(HEADER)?;
     pack.write(&header::encode(&frozen.layout.schema.hash, &frozen.header))?;
     pack.section(DEFERRED)?;
-    merge.deferred(&mut pack)?;
+    put_ops(&mut pack, &frozen.layout.schema, &frozen.layer.deferred)?;
     merge.rows(&mut pack)?;
     for (field, (index, ty)) in frozen.layout.spec().fields.iter().enumerate() {
         merge.sets(&mut pack, field, *ty)?;
@@ -100,19 +100,6 @@ impl<'f> Merge<'f> {
     /// Whether the base has taken in what the old checkpoint says of this id.
     fn is_taken(&self, id: u32) -> bool {
         self.taken.get((id >> SEGMENT_BITS) as usize).copied().unwrap_or_default()
-    }
-
-    /// Those that the old checkpoint holds of the same load go on waiting.
-    fn deferred(&self, pack: &mut PackWriter) -> Result<()> {
-        let Some(loading) = &self.frozen.header.loading else { return Ok(()) };
-        let schema = &self.frozen.layout.schema;
-        if let Some(old) = self.old
-            && let Some(before) = &old.header().loading
-            && before.progress.load_id == loading.progress.load_id
-        {
-            put_ops(pack, schema, &old.deferred(&self.frozen.layout)?)?;
-        }
-        put_ops(pack, schema, &self.frozen.layer.deferred)
     }
 
     fn rows(&self, pack: &mut PackWriter) -> Result<()> {
@@ -254,7 +241,7 @@ fn term(term: &Option<Value>) -> Term<'_> {
 }
 
 fn put_block(writer: &mut PostingsWriter, number: u16, block: Block<'_>) {
-    if count(block) > 0 {
+    if !block.is_empty() {
         writer.block(number, block);
     }
 }

@@ -104,3 +104,6 @@ fn terms_of<'s>(layer: &'s Layer, field: FieldId, bounds: &Bounds) -> impl Itera
     let values = layer.sets.range((first, last)).filter_map(|(key, _)| key.term.as_ref().map(ValueRef::of));
     values.filter(move |value| previous.replace(*value) != Some(*value))
 }
+
+#[cfg(test)]
+mod tests;

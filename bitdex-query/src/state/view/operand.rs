@@ -10,7 +10,7 @@ use super::{
         Files, State,
         layer::{BlockDelta, Layer, SetKey},
     },
-    combine::{Change, combine, count},
+    combine::{Change, combine},
 };
 use crate::{
     log::Result,
@@ -100,7 +100,7 @@ impl<'s> Operand<'s> {
             .sum();
         // What went out may never have been in, so it is not taken off.
         let deltas = self.frozen.iter().chain(&self.active);
-        let added: u64 = deltas.map(|(_, delta)| u64::from(count(delta.added.as_block()))).sum();
+        let added: u64 = deltas.map(|(_, delta)| u64::from(delta.added.as_block().len())).sum();
         base + added + length(self.added)
     }
 
@@ -121,7 +121,7 @@ impl<'s> Operand<'s> {
             return (0..=u16::MAX).collect();
         }
         let grown = self.frozen.iter().chain(&self.active);
-        blocks.extend(grown.filter(|(_, delta)| count(delta.added.as_block()) > 0).map(|(block, _)| *block));
+        blocks.extend(grown.filter(|(_, delta)| !delta.added.as_block().is_empty()).map(|(block, _)| *block));
         if blocks.len() > of_base {
             blocks.sort_unstable();
             blocks.dedup();
@@ -163,7 +163,7 @@ impl<'s> Operand<'s> {
         let length = |posting: Option<Posting<'s>>| posting.map_or(Ok(0), |posting| posting.block_len(number));
         let mut ids = length(self.base(number)?)? + length(self.added)?;
         for delta in [&self.frozen, &self.active].into_iter().filter_map(|deltas| find(deltas, number)) {
-            ids += count(delta.added.as_block());
+            ids += delta.added.as_block().len();
         }
         Ok(ids.min(1 << BLOCK_BITS))
     }

@@ -1,0 +1,281 @@
+//! Random documents in random layers, against plain maps: whatever lies in which layer, a version shows the same.
+
+mod store;
+
+use std::{collections::BTreeSet, ops::Bound};
+
+use bitdex_proto::{
+    schema::{FieldId, KEY_FIELD},
+    value::{FieldValue, Value},
+};
+use rand::{RngExt, SeedableRng, seq::IndexedRandom};
+use rand_chacha::ChaCha8Rng;
+
+use self::store::{Model, Store, ids_near, random_value};
+use super::super::{State, layout::Place, tests::model};
+use crate::segment::{
+    BLOCK_BITS, Index,
+    sets::{Block, BlockBuffer},
+    value::{Term, ValueRef},
+};
+
+fn seeded() -> ChaCha8Rng {
+    let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
+    println!("BITDEX_TEST_SEED={seed}");
+    ChaCha8Rng::seed_from_u64(seed)
+}
+
+fn scale() -> usize {
+    std::env::var("BITDEX_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap())
+}
+
+/// Ids of a block, without their upper bits.
+pub(super) fn ids(block: Block<'_>) -> Vec<u16> {
+    match block {
+        Block::Empty => Vec::new(),
+        Block::Array(ids) => ids.to_vec(),
+        Block::Bits(_) => (0..=u16::MAX).filter(|id| block.contains(*id)).collect(),
+    }
+}
+
+fn set(state: &State, field: FieldId, term: Term<'_>) -> BTreeSet<u32> {
+    let operand = state.operand(field, term).unwrap();
+    let blocks = operand.blocks();
+    assert!(blocks.is_sorted_by(|one, next| one < next));
+    let mut buffer = BlockBuffer::default();
+    let mut all = BTreeSet::new();
+    for number in 0..=u16::MAX {
+        if blocks.binary_search(&number).is_err() && number % 64 != 0 {
+            continue;
+        }
+        let block = ids(operand.block(number, &mut buffer).unwrap());
+        assert!(block.is_empty() || blocks.contains(&number));
+        assert!(operand.block_estimate(number).unwrap() as usize >= block.len());
+        all.extend(block.into_iter().map(|id| u32::from(number) << BLOCK_BITS | u32::from(id)));
+    }
+    assert!(operand.estimate() >= all.len() as u64);
+    if !state.heap_layers().any(|layer| !layer.sets.is_empty()) && state.files.checkpoint().is_none() {
+        assert_eq!(operand.estimate(), all.len() as u64);
+    }
+    all
+}
+
+fn check_sets(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
+    let layout = state.layout();
+    let present: BTreeSet<u32> = model.present().collect();
+    assert_eq!(set(state, KEY_FIELD, Term::Exists), present);
+    let blocks = state.blocks();
+    assert!(present.iter().all(|id| blocks.contains(&((id >> BLOCK_BITS) as u16))));
+    for (field, (index, ty)) in layout.spec().fields.iter().enumerate() {
+        if *index == Index::None {
+            continue;
+        }
+        assert_eq!(set(state, field, Term::Exists), model.set(field, None), "field {field}");
+        if *index == Index::Column {
+            continue;
+        }
+        let mut values = model.values(field);
+        values.extend((0..3).map(|_| random_value(*ty, rng)));
+        for value in &values {
+            let found = set(state, field, Term::Value(ValueRef::of(value)));
+            assert_eq!(found, model.set(field, Some(value)), "field {field} value {value:?}");
+        }
+        let mut bound = || match rng.random_range(0..3) {
+            0 => Bound::Unbounded,
+            1 => Bound::Included(random_value(*ty, rng)),
+            _ => Bound::Excluded(random_value(*ty, rng)),
+        };
+        let bounds = (bound(), bound());
+        let within: BTreeSet<Value> = model.values(field).into_iter().filter(|value| holds(&bounds, value)).collect();
+        let found = state.terms_within(field, &bounds, usize::MAX).unwrap();
+        assert!(found.is_sorted_by(|one, next| one < next));
+        assert!(found.iter().all(|value| holds(&bounds, value)));
+        assert!(within.iter().all(|value| found.contains(value)), "field {field} {bounds:?}");
+        assert_eq!(state.terms_within(field, &bounds, 2).unwrap(), found.get(..2).unwrap_or(&found));
+    }
+}
+
+fn holds((first, last): &(Bound<Value>, Bound<Value>), value: &Value) -> bool {
+    let above = match first {
+        Bound::Included(first) => value >= first,
+        Bound::Excluded(first) => value > first,
+        Bound::Unbounded => true,
+    };
+    above
+        && match last {
+            Bound::Included(last) => value <= last,
+            Bound::Excluded(last) => value < last,
+            Bound::Unbounded => true,
+        }
+}
+
+fn check_columns(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
+    for (field, (index, _)) in state.layout().spec().fields.iter().enumerate() {
+        let Some(column) = state.column(field) else {
+            assert_ne!(*index, Index::Column);
+            continue;
+        };
+        let codes = model.codes(field);
+        for id in model.documents.keys().copied().chain((0..20).map(|_| ids_near(rng))) {
+            assert_eq!(column.get(id).unwrap(), codes.get(&id).copied(), "field {field} id {id}");
+        }
+        let mut decoded = vec![7; 3];
+        for block in model.documents.keys().map(|id| (id >> BLOCK_BITS) as u16).collect::<BTreeSet<_>>() {
+            column.block(block, &mut decoded).unwrap();
+            assert_eq!(decoded.len(), 1 << BLOCK_BITS);
+            let bounds = column.bounds(block).unwrap();
+            let first = u32::from(block) << BLOCK_BITS;
+            let mut count = 0;
+            for (id, code) in codes.range(first..=first | 0xffff) {
+                assert_eq!(decoded[(id & 0xffff) as usize], *code);
+                assert!((bounds.min..=bounds.max).contains(code));
+                count += 1;
+            }
+            assert!(bounds.count >= count);
+        }
+        let mut ascending: Vec<(u64, u32)> = codes.iter().map(|(id, code)| (*code, *id)).collect();
+        ascending.sort_unstable();
+        let mut froms = vec![None, Some((0, 0)), Some((u64::MAX, u32::MAX))];
+        froms.extend(ascending.choose(rng).map(|from| Some(*from)));
+        froms.extend(ascending.choose(rng).map(|(code, id)| Some((*code, id.wrapping_add(1)))));
+        froms.extend(ascending.choose(rng).map(|(code, id)| Some((code.wrapping_sub(1), *id))));
+        for from in froms {
+            let up: Vec<_> = ascending.iter().filter(|at| from.is_none_or(|from| **at >= from)).copied().collect();
+            assert_eq!(walked(&column, false, from), up, "field {field} from {from:?}");
+            let down = ascending.iter().rev().filter(|at| from.is_none_or(|from| **at <= from)).copied();
+            assert_eq!(walked(&column, true, from), down.collect::<Vec<_>>(), "field {field} from {from:?}");
+        }
+        let all = column.estimate(0, u64::MAX).unwrap();
+        assert!(all >= codes.len() as u64 / 2, "field {field}: {all} of {}", codes.len());
+    }
+}
+
+fn walked(column: &super::ColumnView<'_>, descending: bool, from: Option<(u64, u32)>) -> Vec<(u64, u32)> {
+    let mut walk = column.walk(descending, from).unwrap();
+    let mut all = Vec::new();
+    while let Some(at) = walk.next().unwrap() {
+        all.push(at);
+    }
+    all
+}
+
+fn check_rows(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
+    for place in 0..state.layout().places() as Place {
+        let keys = model.rows.range((place, i64::MIN)..=(place, i64::MAX)).map(|((_, key), _)| *key);
+        let others = (0..20).map(|_| ids_near(rng).into()).chain([-5, 5, i64::MAX]);
+        for key in keys.chain(others).collect::<Vec<_>>() {
+            let expected = model.rows.get(&(place, key)).map(Vec::as_slice);
+            assert_eq!(state.row(place, key).unwrap(), expected, "place {place} key {key}");
+        }
+    }
+}
+
+fn check_documents(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
+    let others: Vec<u32> = (0..20).map(|_| ids_near(rng)).collect();
+    for id in model.documents.keys().copied().chain(others) {
+        let Some(document) = state.document(id).unwrap() else {
+            assert!(!model.is_present(id));
+            continue;
+        };
+        assert!(model.is_present(id));
+        assert_eq!(document.id(), id);
+        let fields = [model::RANK, KEY_FIELD, model::LABELS, store::TAGS, model::LEVEL, model::RANK, model::COUNT];
+        let expected: Vec<FieldValue> = fields.iter().map(|field| model.field(id, *field)).collect();
+        assert_eq!(document.values(&fields).unwrap(), expected, "document {id}");
+        let one = *fields.choose(rng).unwrap();
+        assert_eq!(document.value(one).unwrap(), model.field(id, one));
+    }
+}
+
+/// All that a version shows is what the model holds.
+fn check(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
+    check_rows(state, model, rng);
+    check_documents(state, model, rng);
+    check_sets(state, model, rng);
+    check_columns(state, model, rng);
+}
+
+/// What the files alone show, by the ways around a state.
+fn check_files(store: &Store, model: &Model, rng: &mut ChaCha8Rng) {
+    let layout = store.files.layout();
+    for place in 0..layout.places() as Place {
+        let mut ends = [i64::from(ids_near(rng)), ids_near(rng).into()];
+        ends.sort_unstable();
+        for (first, last) in [(i64::MIN, i64::MAX), (ends[0], ends[1]), (-3, 3)] {
+            let mut found = Vec::new();
+            let mut rows = store.files.rows(place, first, last).unwrap();
+            while let Some((key, row)) = rows.next().unwrap() {
+                found.push((key, row.to_vec()));
+            }
+            let range = model.rows.range((place, first)..=(place, last));
+            let expected: Vec<_> = range.map(|((_, key), row)| (*key, row.clone())).collect();
+            assert_eq!(found, expected, "place {place} from {first} to {last}");
+        }
+    }
+    for id in model.documents.keys().copied() {
+        let slots = store.files.slots(id).unwrap().unwrap_or_default();
+        for slot in 0..layout.spec().slots {
+            let expected = model.rows.get(&(layout.place(slot), id.into())).map(Vec::as_slice);
+            assert_eq!(slots.get(slot).copied().flatten(), expected);
+        }
+    }
+}
+
+#[test]
+fn layers_in_memory_show_what_was_put_into_them() {
+    let mut rng = seeded();
+    for _ in 0..2 * scale() {
+        let mut store = Store::new();
+        let mut model = Model::default();
+        store.change(&mut model, 60, &mut rng);
+        check(&store.state(), &model, &mut rng);
+        let below = model.clone();
+        let first = store.state();
+        store.freeze();
+        store.change(&mut model, 40, &mut rng);
+        check(&store.state(), &model, &mut rng);
+        check(&first, &below, &mut rng);
+    }
+}
+
+/// Checkpoint upon checkpoint: the files grow beneath the layers that say the same, and then stand without them.
+fn flush_often(store: &mut Store, model: &mut Model, rng: &mut ChaCha8Rng) {
+    for round in 0..4 {
+        store.change(model, 60, rng);
+        let frozen = model.clone();
+        store.freeze();
+        store.change(model, 30, rng);
+        check(&store.state(), model, rng);
+        let flushed = store.flush();
+        store.open(flushed);
+        check_files(store, &frozen, rng);
+        check(&store.state(), model, rng);
+        store.forget_frozen();
+        check(&store.state(), model, rng);
+        if round % 2 == 1 && !store.files.segments().is_empty() {
+            store.compact(&frozen, rng);
+            check_files(store, &frozen, rng);
+            check(&store.state(), model, rng);
+        }
+    }
+}
+
+#[test]
+fn checkpoints_without_a_base_show_what_was_frozen() {
+    let mut rng = seeded();
+    for _ in 0..scale() {
+        flush_often(&mut Store::new(), &mut Model::default(), &mut rng);
+    }
+}
+
+#[test]
+fn all_layers_together_show_one_version() {
+    let mut rng = seeded();
+    for _ in 0..scale() {
+        let (mut store, mut model) = (Store::new(), Model::default());
+        store.build(&mut model, 300, &mut rng);
+        check(&store.state(), &model, &mut rng);
+        check_files(&store, &model, &mut rng);
+        flush_often(&mut store, &mut model, &mut rng);
+    }
+}
