@@ -35,7 +35,7 @@ pub(crate) struct TableHeader {
 }
 
 impl TableHeader {
-    pub(super) fn write(self, pack: &mut PackWriter) -> Result<()> {
+    pub(crate) fn write(self, pack: &mut PackWriter) -> Result<()> {
         pack.section(HEADER)?;
         pack.write(&self.sequence.to_le_bytes())?;
         pack.write(&[0; 8])?;

@@ -24,6 +24,7 @@ use super::{
     ids,
 };
 use crate::{
+    build::table::TableHeader,
     log::disk::{Disk, RealDisk},
     segment::{
         BLOCK_BITS, Index, SEGMENT_BITS, builder::SegmentBuilder, sets::WORDS, table::TableWriter, value::ValueRef,
@@ -212,7 +213,12 @@ impl Store {
         let path = self.folder.named(&file);
         let spec = self.layout.spec();
         let mut builder = SegmentBuilder::create(&self.disk, &path, STORE, spec, number, sequence).unwrap();
-        let ids: BTreeSet<u32> = model.rows.keys().filter(|(place, key)| self.number(*place, *key) == Some(number)).map(|(_, key)| *key as u32).collect();
+        let ids: BTreeSet<u32> = model
+            .rows
+            .keys()
+            .filter(|(place, key)| self.number(*place, *key) == Some(number))
+            .map(|(_, key)| *key as u32)
+            .collect();
         for id in ids {
             let row = |slot| model.rows.get(&(self.layout.place(slot), id.into())).map(Vec::as_slice);
             let slots: Vec<_> = (0..spec.slots).map(row).collect();
@@ -234,6 +240,7 @@ impl Store {
         let sequence = self.files.sequence();
         let file = format!("table-{source}-{sequence}");
         let mut pack = PackWriter::create(&self.disk, &self.folder.named(&file), PackKind::Table, STORE).unwrap();
+        TableHeader { sequence, hash: 0 }.write(&mut pack).unwrap();
         let mut table = TableWriter::new(&mut pack).unwrap();
         for ((place, key), row) in &model.rows {
             if self.files.table_of(*place) == Some(source) {
@@ -280,7 +287,7 @@ impl Store {
             let id = ids_near(rng);
             self.change_document(model, id, rng);
             let place = rng.random_range(0..self.layout.places()) as Place;
-            if self.layout.slot(place).is_none() {
+            if self.files.table_of(place).is_some() {
                 let row = rng.random_bool(0.7).then(|| vec![rng.random(); rng.random_range(1..20)]);
                 self.put_row(model, place, rng.random_range(-30..30), row);
             }
