@@ -32,6 +32,8 @@ use crate::{
 const IN_SEGMENT: u32 = (1 << SEGMENT_BITS) - 1;
 /// Terms of a field that have bitmaps of their own.
 const BITMAPS: usize = 32;
+/// Integers below this one are numbered by a plain table.
+const SMALL: usize = 1 << 16;
 /// Begins the numbers of a document's terms in the stream.
 const DOCUMENT: u32 = 1 << 31;
 
@@ -205,6 +207,8 @@ struct Terms {
     /// Code (of a text: its hash) → number + 1; 0: free. Length: a power of two, at least twice the number of terms.
     slots: Vec<(u64, u32)>,
     recent: Option<(u64, u32)>,
+    /// Of integers from 0 to 65 535: number + 1.
+    small: Vec<u32>,
     bitmaps: Vec<Bitmap>,
     /// For each document that has terms without bitmaps: `DOCUMENT | id`, then their numbers.
     stream: Vec<u32>,
@@ -242,13 +246,18 @@ impl Terms {
     }
 
     fn number(&mut self, code: u64) -> u32 {
+        let int = (code ^ 1 << 63) as usize;
+        if int < SMALL {
+            return self.small(int, code);
+        }
         self.grow();
         let mask = self.slots.len() - 1;
         let mut at = spread(code) & mask;
         let number = loop {
             match self.slots[at] {
                 (_, 0) => {
-                    let number = self.add(at, code);
+                    let number = self.add();
+                    self.slots[at] = (code, number + 1);
                     self.codes.push(code);
                     break number;
                 }
@@ -260,6 +269,18 @@ impl Terms {
         number
     }
 
+    #[inline]
+    fn small(&mut self, int: usize, code: u64) -> u32 {
+        if int >= self.small.len() {
+            self.small.resize((int + 1).next_power_of_two(), 0);
+        }
+        if self.small[int] == 0 {
+            self.small[int] = self.add() + 1;
+            self.codes.push(code);
+        }
+        self.small[int] - 1
+    }
+
     fn text(&mut self, text: &str) -> u32 {
         let hash = xxh3_64(text.as_bytes());
         self.grow();
@@ -268,7 +289,8 @@ impl Terms {
         loop {
             match self.slots[at] {
                 (_, 0) => {
-                    let number = self.add(at, hash);
+                    let number = self.add();
+                    self.slots[at] = (hash, number + 1);
                     self.texts.extend_from_slice(text.as_bytes());
                     self.ends.push(self.texts.len() as u32);
                     return number;
@@ -285,10 +307,9 @@ impl Terms {
         &self.texts[start as usize..self.ends[n] as usize]
     }
 
-    /// A new term, in a free slot.
-    fn add(&mut self, at: usize, key: u64) -> u32 {
+    /// The number of a new term.
+    fn add(&mut self) -> u32 {
         let number = self.len() as u32;
-        self.slots[at] = (key, number + 1);
         if self.bitmaps.len() < BITMAPS {
             self.bitmaps.push(Bitmap::default());
         } else {
@@ -321,6 +342,7 @@ impl Terms {
             + self.ends.capacity() * 4
             + self.texts.capacity()
             + self.slots.capacity() * 16
+            + self.small.capacity() * 4
             + self.bitmaps.iter().map(Bitmap::bytes).sum::<usize>()
             + self.stream.capacity() * 4
             + self.counts.capacity() * 4
@@ -362,6 +384,7 @@ impl Terms {
 
     fn write(mut self, ty: FieldType, first_block: u16, to: &mut PostingsWriter) {
         self.slots = Vec::new();
+        self.small = Vec::new();
         let mut order: Vec<u32> = (0..self.len() as u32).collect();
         if ty == FieldType::String {
             order.sort_unstable_by(|a, b| self.bytes_of(*a).cmp(self.bytes_of(*b)));

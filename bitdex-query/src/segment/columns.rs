@@ -244,7 +244,7 @@ impl Dense {
         let mut fences = Vec::with_capacity(self.values.div_ceil(FENCE));
         let mut order = Vec::with_capacity(self.values * 3);
         let mut each = |rank: usize, code: u64, id: u32| {
-            if rank % FENCE == 0 {
+            if rank.is_multiple_of(FENCE) {
                 fences.push(code);
             }
             order.extend_from_slice(&id.to_le_bytes()[..3]);
@@ -358,7 +358,7 @@ impl Sparse {
         self.keys.push(id.into());
         self.ids.push(id);
         self.codes.push(code.unwrap_or(0));
-        if n % 64 == 0 {
+        if n.is_multiple_of(64) {
             self.codeless.push(0);
         }
         if let (None, Some(word)) = (code, self.codeless.last_mut()) {

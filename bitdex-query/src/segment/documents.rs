@@ -223,23 +223,7 @@ impl Documents {
     }
 
     fn ends(&self, group: &Group, n: usize) -> Result<(u32, u32)> {
-        let first = group.ends as usize;
-        // The one before, where there is one, and this one.
-        let (skip, count) = if n == 0 { (0, 1) } else { (n - 1, 2) };
-        if group.width == 2 {
-            Ok(match self.ends.slice::<u16>(&self.index, first + skip, count)? {
-                &[start, end] => (start.into(), end.into()),
-                &[end] => (0, end.into()),
-                _ => (0, 0),
-            })
-        } else {
-            let join = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
-            Ok(match self.ends.slice::<u16>(&self.index, first + skip * 2, count * 2)? {
-                &[a, b, c, d] => (join(a, b), join(c, d)),
-                &[a, b] => (0, join(a, b)),
-                _ => (0, 0),
-            })
-        }
+        parts::span(self.ends, &self.index, group.ends, group.width, n)
     }
 
     fn damaged(&self, n: usize) -> Error {

@@ -7,6 +7,7 @@ pub mod documents;
 mod keys;
 mod parts;
 pub mod postings;
+#[allow(clippy::module_inception)]
 pub mod segment;
 pub mod sets;
 pub mod table;

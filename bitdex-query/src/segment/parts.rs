@@ -87,3 +87,19 @@ impl Part {
         self.slice(section, 0, self.length / size_of::<T>())
     }
 }
+
+/// From where to where the n-th of some things reaches that lie one behind the other; `ends` has their ends from
+/// `first` on (in units of 2 bytes), each in 2 or 4 bytes.
+pub(super) fn span(ends: Part, section: &Section, first: u32, width: u32, n: usize) -> Result<(u32, u32)> {
+    let join = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
+    // The end of the one before, where there is one, and its own.
+    let (skip, count) = if n == 0 { (0, 1) } else { (n - 1, 2) };
+    let units = if width == 2 { 1 } else { 2 };
+    Ok(match (units, ends.slice::<u16>(section, first as usize + skip * units, count * units)?) {
+        (1, [start, end]) => ((*start).into(), (*end).into()),
+        (1, [end]) => (0, (*end).into()),
+        (_, [a, b, c, d]) => (join(*a, *b), join(*c, *d)),
+        (_, [a, b]) => (0, join(*a, *b)),
+        _ => (0, 0),
+    })
+}

@@ -225,7 +225,7 @@ impl PostingsWriter {
             self.spill();
         }
         if !self.current.exists {
-            if self.values % GROUP as u64 == 0 {
+            if self.values.is_multiple_of(GROUP as u64) {
                 self.starts.push(self.few.len() as u32);
             }
             self.values += 1;

@@ -38,10 +38,6 @@ fn code(key: i64) -> u64 {
     key as u64 ^ 1 << 63
 }
 
-fn join(low: u16, high: u16) -> u32 {
-    u32::from(low) | u32::from(high) << 16
-}
-
 /// Writes rows in ascending order of (place, key), data front to back; keys stay in memory.
 #[derive(Debug)]
 pub struct TableWriter {
@@ -240,22 +236,7 @@ impl Table {
         if group.gone >> n & 1 == 1 {
             return Ok(None);
         }
-        // The end of the row before, where there is one in the group, and its own.
-        let (skip, count) = if n == 0 { (0, 1) } else { (n - 1, 2) };
-        let first = group.ends as usize;
-        let (start, end) = if group.width == 2 {
-            match ends.slice::<u16>(index, first + skip, count)? {
-                &[start, end] => (start.into(), end.into()),
-                &[end] => (0, end.into()),
-                _ => (0, 0),
-            }
-        } else {
-            match ends.slice::<u16>(index, first + skip * 2, count * 2)? {
-                &[a, b, c, d] => (join(a, b), join(c, d)),
-                &[a, b] => (0, join(a, b)),
-                _ => (0, 0),
-            }
-        };
+        let (start, end) = parts::span(*ends, index, group.ends, group.width, n)?;
         let at = usize::try_from(group.start).ok().and_then(|from| from.checked_add(start as usize));
         let (Some(at), Some(length)) = (at, end.checked_sub(start)) else {
             return Err(index.damaged(groups.position::<Group>(position / GROUP), "a row is not where it says"));
