@@ -11,6 +11,8 @@ mod gather;
 mod order;
 mod plan;
 mod set;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod walk;
 

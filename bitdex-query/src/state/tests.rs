@@ -44,7 +44,7 @@ pub(crate) fn record(batch: wire::Batch) -> wire::Record {
     wire::Record { kind: Some(Kind::Batch(batch)) }
 }
 
-fn freeze() -> wire::Record {
+pub(crate) fn freeze() -> wire::Record {
     wire::Record { kind: Some(Kind::Freeze(wire::Freeze {})) }
 }
 

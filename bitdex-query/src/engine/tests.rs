@@ -1,0 +1,277 @@
+//! Searches, counts and documents compared with the naive model, on random rows, after random batches, by every plan.
+
+use std::{cmp::Ordering, env, sync::Arc};
+
+use bitdex_proto::{
+    Error,
+    ops::Op,
+    query::{CountRequest, Fields, Filter, GetRequest, OpaqueBytes, SearchRequest, Sort},
+    schema::Schema,
+    value::{FieldValue, Literal, Value},
+    wire,
+};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::{Plan, count, cursor_sequence, get, matching, search, search_by};
+use crate::state::{
+    POSTGRES, State,
+    tests::{
+        Store, batch as batch_of, freeze, genesis,
+        model::{Documents, Model, NOW, matches, random_filter, random_op, row, schema},
+        record,
+    },
+};
+
+fn batch(schema: &Schema, previous: &str, new: &str, ops: &[Op]) -> wire::Record {
+    record(batch_of(schema, POSTGRES, previous, new, ops))
+}
+
+fn number(name: &str, default: u64) -> u64 {
+    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
+}
+
+/// The answer, said without indexes: filter, drop what is pending, sort, all of it.
+fn expected(schema: &Schema, documents: &Documents, request: &SearchRequest, now_us: i64) -> Vec<u32> {
+    let visible = |document: &[FieldValue]| {
+        let at = schema.visible_at.and_then(|field| document[field].values().first().cloned());
+        request.include_pending || at.is_none_or(|at| at <= Value::Int(now_us))
+    };
+    let passes = |document: &[FieldValue]| {
+        visible(document) && request.filter.as_ref().is_none_or(|filter| matches(filter, document, schema, now_us))
+    };
+    let mut found: Vec<_> = documents.iter().filter(|(_, document)| passes(document)).collect();
+    found.sort_by(|a, b| {
+        for sort in &request.sort {
+            let (field, _) = schema.field(&sort.field).unwrap();
+            let ordering = match (a.1[field].values().first(), b.1[field].values().first()) {
+                (Some(a), Some(b)) if sort.descending => b.cmp(a),
+                (Some(a), Some(b)) => a.cmp(b),
+                (a, b) => a.is_none().cmp(&b.is_none()),
+            };
+            if ordering != Ordering::Equal {
+                return ordering;
+            }
+        }
+        if request.sort.last().is_some_and(|sort| sort.descending) { b.0.cmp(a.0) } else { a.0.cmp(b.0) }
+    });
+    found.into_iter().map(|(id, _)| *id).collect()
+}
+
+/// All pages of a request, one after the other.
+fn pages(state: &State, request: &SearchRequest, now_us: i64, plan: Option<Plan>) -> Vec<u32> {
+    let (mut request, mut all) = (request.clone(), Vec::new());
+    loop {
+        // The first page's clock counts, whatever later requests say.
+        let clock = if request.cursor.is_some() { now_us + 1_000_000 } else { now_us };
+        let page = search_by(state, &request, clock, plan).unwrap();
+        assert_eq!(page.now_us, now_us);
+        assert!(page.ids.len() <= request.limit as usize);
+        all.extend(page.ids);
+        match page.next_cursor {
+            Some(cursor) => request.cursor = Some(OpaqueBytes(cursor)),
+            None => return all,
+        }
+    }
+}
+
+fn is_relative(filter: &Filter) -> bool {
+    format!("{filter:?}").contains("Now {")
+}
+
+fn random_request(rng: &mut ChaCha8Rng, schema: &Schema) -> SearchRequest {
+    let sortable: Vec<_> = schema.fields.iter().filter(|field| field.sort).collect();
+    let keys = [0, 1, 1, 1, 2, 3][rng.random_range(0..6)];
+    let sort = |rng: &mut ChaCha8Rng| Sort {
+        field: sortable[rng.random_range(0..sortable.len())].name.clone(),
+        descending: rng.random(),
+    };
+    SearchRequest {
+        filter: (rng.random_range(0..8) > 0).then(|| random_filter(rng, schema, 3, true)),
+        sort: (0..keys).map(|_| sort(rng)).collect(),
+        limit: [1, 2, 3, 7, 50, 10_000][rng.random_range(0..6)],
+        include_pending: rng.random_range(0..4) == 0,
+        ..SearchRequest::new(schema.index.clone())
+    }
+}
+
+#[test]
+fn answers_equal_the_naive_model() {
+    let seed = number("BITDEX_TEST_SEED", rand::random());
+    let rounds = 12 * number("BITDEX_TEST_SCALE", 1);
+    println!("BITDEX_TEST_SEED={seed}");
+    let schema = Arc::new(schema());
+    let (mut batches, mut searches, mut found) = (0_u64, 0_u64, 0_u64);
+    for round in 0..rounds {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(round));
+        let ids = [12, 60, 300][rng.random_range(0..3)];
+        let (mut state, mut model) = (State::new(schema.clone()), Model::default());
+        state.apply(1, &genesis(&schema)).unwrap();
+        let mut store = Store::new(&schema);
+        for n in 0..20_u64 {
+            let what = format!("seed {seed}, round {round}, batch {n}");
+            // Rows get into frozen layers and checkpoints at different times.
+            match rng.random_range(0..4) {
+                0 if state.frozen().is_none() => state.apply(state.sequence() + 1, &freeze()).unwrap(),
+                1 if state.frozen().is_some() => state.adopt(store.flush(&state)).unwrap(),
+                _ => {}
+            }
+            let ops = rng.random_range(1..=ids * 4);
+            let ops: Vec<Op> = (0..ops).map(|_| random_op(&mut rng, &schema, ids)).collect();
+            let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+            let record = batch(&schema, &cursor(n), &cursor(n + 1), &ops);
+            State::check(&schema, &record).unwrap();
+            state.apply(state.sequence() + 1, &record).unwrap();
+            ops.iter().for_each(|op| model.apply(&schema, op));
+            batches += 1;
+
+            let documents = model.documents(&schema);
+            assert_eq!(state.documents(), documents.len() as u64, "{what}");
+            for _ in 0..10 {
+                let request = random_request(&mut rng, &schema);
+                let now = NOW + rng.random_range(-30..15);
+                let expected = expected(&schema, &documents, &request, now);
+                for plan in [None, Some(Plan::Walk), Some(Plan::Gather)] {
+                    let found = pages(&state, &request, now, plan);
+                    assert_eq!(found, expected, "{what}, now {now}, {plan:?}: {request:?}");
+                }
+                let counted = SearchRequest { count: true, ..request.clone() };
+                assert_eq!(search(&state, &counted, now).unwrap().count, Some(expected.len() as u64), "{what}");
+                let count_request = CountRequest {
+                    index: request.index.clone(),
+                    filter: request.filter.clone(),
+                    include_pending: request.include_pending,
+                    now_us: Some(now),
+                    consistency: None,
+                };
+                assert_eq!(count(&state, &count_request, 0).unwrap(), expected.len() as u64, "{what}");
+                if let Some(filter) = request.filter.as_ref().filter(|filter| !is_relative(filter)) {
+                    let mut found = Vec::new();
+                    matching(&state, filter, &mut |id| {
+                        found.push(id);
+                        Ok(())
+                    })
+                    .unwrap();
+                    let matching = documents.iter().filter(|(_, document)| matches(filter, document, &schema, now));
+                    assert_eq!(found, matching.map(|(id, _)| *id).collect::<Vec<_>>(), "{what}: {filter:?}");
+                }
+                searches += 1;
+                found += expected.len() as u64;
+            }
+        }
+    }
+    println!("{rounds} rounds, {batches} batches, {searches} searches by every plan, {found} rows found");
+    assert!(found > searches, "the searches found nothing to speak of");
+}
+
+fn state_of(rows: &[(i64, Option<i64>)]) -> State {
+    let schema = Arc::new(schema());
+    let mut state = State::new(schema.clone());
+    state.apply(1, &genesis(&schema)).unwrap();
+    let ops: Vec<_> = rows
+        .iter()
+        .map(|(key, level)| {
+            let mut values = vec![None; 7];
+            values[0] = level.map(Value::Int);
+            Op::Upsert { source: 0, key: *key, row: Some(row(values)) }
+        })
+        .collect();
+    state.apply(2, &batch(&schema, "", "a", &ops)).unwrap();
+    state
+}
+
+fn by(field: &str, descending: bool) -> Vec<Sort> {
+    vec![Sort { field: field.into(), descending }]
+}
+
+#[test]
+fn nulls_come_last_both_ways_and_ties_follow_the_direction() {
+    let state = state_of(&[(1, Some(5)), (2, None), (3, Some(5)), (4, Some(1)), (5, None)]);
+    let ids = |sort| search(&state, &SearchRequest { sort, ..SearchRequest::new("things") }, NOW).unwrap().ids;
+    assert_eq!(ids(by("level", false)), [4, 1, 3, 2, 5]);
+    assert_eq!(ids(by("level", true)), [3, 1, 4, 5, 2]);
+    assert_eq!(ids(by("id", true)), [5, 4, 3, 2, 1]);
+    assert_eq!(ids(vec![]), [1, 2, 3, 4, 5]);
+}
+
+#[test]
+fn a_cursor_belongs_to_its_query_store_and_generation() {
+    let state = state_of(&[(1, Some(5)), (2, Some(4)), (3, Some(3))]);
+    let request = SearchRequest { limit: 1, sort: by("level", true), ..SearchRequest::new("things") };
+    let page = search(&state, &request, NOW).unwrap();
+    let cursor = Some(OpaqueBytes(page.next_cursor.unwrap()));
+    let next = SearchRequest { cursor: cursor.clone(), limit: 2, ..request.clone() };
+    assert_eq!(cursor_sequence(&state, &next), Ok(Some(2)));
+    let last = search(&state, &next, NOW).unwrap();
+    assert_eq!((last.ids, last.next_cursor), (vec![2, 3], None));
+
+    let refused = |request: SearchRequest| search(&state, &request, NOW).unwrap_err();
+    for other in [
+        SearchRequest { sort: by("level", false), ..next.clone() },
+        SearchRequest { include_pending: true, ..next.clone() },
+        SearchRequest { filter: Some(Filter::eq("level", Literal::Int(1))), ..next.clone() },
+    ] {
+        let error = refused(other);
+        assert!(matches!(&error, Error::Invalid(message) if message.contains("another query")), "{error}");
+    }
+    let garbage = SearchRequest { cursor: Some(OpaqueBytes("garbage".into())), ..next.clone() };
+    assert!(matches!(refused(garbage), Error::Invalid(_)));
+    let elsewhere = State::new(Arc::new(schema()));
+    assert!(matches!(search(&elsewhere, &next, NOW), Err(Error::Precondition(_))));
+    assert!(matches!(cursor_sequence(&elsewhere, &next), Err(Error::Precondition(_))));
+}
+
+#[test]
+fn errors_name_what_is_wrong() {
+    let state = state_of(&[(1, Some(5))]);
+    let base = SearchRequest::new("things");
+    let filter = |field: &str, literal| SearchRequest { filter: Some(Filter::eq(field, literal)), ..base.clone() };
+    for (request, expected) in [
+        (filter("nothing", Literal::Int(1)), "unknown field nothing"),
+        (filter("price", Literal::Int(1)), "price cannot be filtered by"),
+        (filter("level", Literal::Text("x".into())), "level is of type int"),
+        (filter("level", Literal::Now { offset_us: 0 }), "level is no timestamp"),
+        (filter("sortAt", Literal::Now { offset_us: i64::MAX }), "sortAt: now+9223372036854775807us does not fit"),
+        (SearchRequest { sort: by("nothing", false), ..base.clone() }, "unknown field nothing"),
+        (SearchRequest { sort: by("flag", false), ..base.clone() }, "flag cannot be sorted by"),
+        (SearchRequest { sort: by("tags", false), ..base.clone() }, "tags holds many values"),
+        (SearchRequest { limit: 0, ..base.clone() }, "limit is 0"),
+        (SearchRequest { limit: 1_000_000_000, ..base.clone() }, "limit is 1000000000"),
+        (SearchRequest { fields: Fields::Named(vec!["nothing".into()]), ..base.clone() }, "unknown field nothing"),
+    ] {
+        let error = search(&state, &request, NOW).unwrap_err();
+        assert!(matches!(&error, Error::Invalid(message) if message.contains(expected)), "{expected}: {error}");
+    }
+    let error = search(&state, &SearchRequest::new("images"), NOW).unwrap_err();
+    assert!(matches!(&error, Error::NotFound(text) if text.contains("images") && text.contains("things")), "{error}");
+}
+
+#[test]
+fn get_answers_in_the_order_asked_for() {
+    let mut state = state_of(&[(1, Some(5)), (3, None)]);
+    let schema = state.schema().clone();
+    let mut values = vec![None; 7];
+    values[5] = Some(Value::Int(8));
+    let pending = [
+        Op::Upsert { source: 1, key: 8, row: Some(row(vec![Some(Value::Int(NOW + 1)), None])) },
+        Op::Upsert { source: 0, key: 4, row: Some(row(values)) },
+    ];
+    state.apply(3, &batch(&schema, "a", "b", &pending)).unwrap();
+    let request = GetRequest {
+        index: "things".into(),
+        ids: vec![3, 4, 9, 1, 3],
+        fields: Fields::Named(vec!["level".into(), "id".into()]),
+        include_pending: false,
+        now_us: None,
+        consistency: None,
+    };
+    let int = |int| FieldValue::One(Value::Int(int));
+    let answer = get(&state, &request, NOW).unwrap();
+    assert_eq!(answer.ids, [3, 1, 3]);
+    assert_eq!(answer.rows[..2], [vec![FieldValue::Null, int(3)], vec![int(5), int(1)]]);
+    assert_eq!(get(&state, &request, NOW + 1).unwrap().ids, [3, 4, 1, 3]);
+    let all = GetRequest { include_pending: true, fields: Fields::None, ..request };
+    let answer = get(&state, &all, NOW).unwrap();
+    assert_eq!((answer.ids.len(), answer.fields.len()), (4, schema.fields.len()));
+    assert_eq!(answer.rows[0].len(), schema.fields.len());
+}
