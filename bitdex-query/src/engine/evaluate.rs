@@ -1,17 +1,22 @@
 //! Operands → the ids of one block.
 
+use std::cell::Cell;
+
 use super::{
     set::{Set, each_id},
     tree::{And, Child, ColumnTest, Node, Share},
 };
 use crate::{
     log::{self, Result},
-    segment::{BLOCK_BITS, sets::BlockBuffer},
+    segment::{BLOCK_BITS, sets::{Block, BlockBuffer}},
     state::Operand,
 };
 
 /// From this many ids on, a block's codes are decoded at once, not looked up one by one.
 pub(super) const DECODE_FROM: u32 = 8192;
+
+/// At most so many hidden documents are listed, rather than sought in each block.
+const LISTED_MOST: u64 = 1 << 17;
 
 /// Room that is used again from block to block.
 #[derive(Debug, Default)]
@@ -21,7 +26,24 @@ pub(super) struct Pool {
     codes: Vec<Vec<u64>>,
 }
 
+thread_local! {
+    /// What the last query of this thread left.
+    static LEFT: Cell<Pool> = const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), codes: Vec::new() }) };
+}
+
+/// Sets that a thread keeps between queries, 8 KiB each.
+const KEPT: usize = 256;
+
 impl Pool {
+    pub(super) fn of_thread() -> Self {
+        LEFT.take()
+    }
+
+    fn leave(mut self) {
+        self.sets.truncate(KEPT);
+        LEFT.set(self);
+    }
+
     pub(super) fn set(&mut self) -> Set {
         let mut set = self.sets.pop().unwrap_or_default();
         set.clear();
@@ -394,6 +416,12 @@ pub(super) struct Matcher<'s> {
     pub(super) pool: Pool,
 }
 
+impl Drop for Matcher<'_> {
+    fn drop(&mut self) {
+        std::mem::take(&mut self.pool).leave();
+    }
+}
+
 impl Matcher<'_> {
     /// The ids of a block that pass the filter; some may be hidden.
     pub(super) fn evaluate(&mut self, number: u16, set: &mut Set) -> Result<()> {
@@ -414,6 +442,33 @@ impl Matcher<'_> {
         }
     }
 
+    /// Where few documents are hidden: makes a set of them, so that no block has to be looked through for them.
+    fn list_hidden(&mut self) -> Result<()> {
+        let Some(hidden) = &self.hidden else { return Ok(()) };
+        let [(first, last)] = hidden.ranges[..] else { return Ok(()) };
+        if hidden.column.estimate(first, last)? > LISTED_MOST {
+            return Ok(());
+        }
+        let mut ids = Vec::new();
+        let mut walk = hidden.column.walk(false, Some((first, 0)))?;
+        while let Some((_, id)) = walk.next()?.filter(|(code, _)| *code <= last) {
+            ids.push(id);
+        }
+        ids.sort_unstable();
+        let mut stored = Vec::new();
+        let mut within: Vec<u16> = Vec::new();
+        for block in ids.chunk_by(|a, b| block_of(*a) == block_of(*b)) {
+            within.clear();
+            within.extend(block.iter().map(|id| within_block(*id)));
+            let mut set = self.pool.set();
+            set.or(Block::of(&within));
+            stored.extend(block.first().map(|id| (block_of(*id), set)));
+        }
+        self.root.negatives.push(Child { estimate: ids.len() as u64, node: Node::Stored(stored) });
+        self.hidden = None;
+        Ok(())
+    }
+
     pub(super) fn is_hidden(&self, id: u32) -> Result<bool> {
         let Some(hidden) = &self.hidden else { return Ok(false) };
         hidden.column.get(id)?.map_or(Ok(false), |code| hidden.passes(code, id))
@@ -424,6 +479,7 @@ impl Matcher<'_> {
     }
 
     pub(super) fn count(&mut self, blocks: &[u16]) -> Result<u64> {
+        self.list_hidden()?;
         let mut set = self.pool.set();
         let mut count = 0;
         for number in blocks {

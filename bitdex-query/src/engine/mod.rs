@@ -125,7 +125,7 @@ fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>) -> 
         _ => None,
     };
     let hidden = hidden.filter(|test| !test.ranges.is_empty());
-    Ok(Matcher { root: resolver.root(filter)?, hidden, pool: Pool::default() })
+    Ok(Matcher { root: resolver.root(filter)?, hidden, pool: Pool::of_thread() })
 }
 
 /// The first `want` rows behind `after`.

@@ -28,6 +28,15 @@ enum SeenBlock {
 }
 
 impl Seen {
+    /// Gives back its room.
+    fn leave(self, matcher: &mut Matcher<'_>) {
+        for block in self.blocks {
+            if let SeenBlock::Evaluated(set) = block {
+                matcher.pool.put_set(set);
+            }
+        }
+    }
+
     fn contains(&mut self, matcher: &mut Matcher<'_>, id: u32) -> Result<bool> {
         let number = block_of(id);
         let at = usize::from(number);
@@ -109,7 +118,7 @@ impl Walk<'_, '_> {
                 if behind(code, id) && seen.contains(matcher, id)? && !matcher.is_hidden(id)? {
                     found.push(id);
                     if found.len() >= self.want {
-                        return Ok(());
+                        break;
                     }
                 }
                 continue;
@@ -117,7 +126,7 @@ impl Walk<'_, '_> {
             if group.as_ref().is_none_or(|(of, _)| *of != code) {
                 found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());
                 if found.len() >= self.want {
-                    return Ok(());
+                    break;
                 }
                 group = Some((code, Best::new(self.sorter, self.after, self.want - found.len())));
             }
@@ -128,6 +137,7 @@ impl Walk<'_, '_> {
             }
         }
         found.extend(group.map(|(_, best)| best.finish()).unwrap_or_default());
+        seen.leave(matcher);
         Ok(())
     }
 
