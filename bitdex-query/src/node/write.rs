@@ -507,7 +507,12 @@ impl Writing {
                 metrics::counter!("bitdex_checkpoint_failures_total").increment(1);
                 tracing::warn!(%error, "no checkpoint could be written; the log is kept");
                 worker.shared.set_keeping(Some(format!("changes cannot be brought into files: {error}")));
-                self.flushing.failed = Some((error.into(), Instant::now() + RETRY));
+                let error = WireError::from(error);
+                // Whoever loads may try again once there is room.
+                if let Some(ending) = self.ending.take() {
+                    ending.waiting.answer(Err(error.clone()));
+                }
+                self.flushing.failed = Some((error, Instant::now() + RETRY));
             }
         }
         Ok(())
