@@ -20,7 +20,7 @@ mod view;
 use std::{fmt, sync::Arc};
 
 use bitdex_proto::{
-    schema::{KEY_FIELD, Schema},
+    schema::Schema,
     wire,
 };
 use bytes::Bytes;
