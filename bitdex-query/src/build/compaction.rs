@@ -33,6 +33,7 @@ use crate::{
     },
     store::{
         Folder,
+        format::Stamp,
         manifest::{SegmentRef, TableRef},
         pack::{PackKind, PackWriter},
         segment_name, table_name,
@@ -142,9 +143,10 @@ pub fn compact(
     work: Work,
     disk: &Arc<dyn Disk>,
     folder: &Folder,
-    store: u128,
+    store: impl Into<Stamp>,
     cancel: &AtomicBool,
 ) -> Result<(Compacted, u64)> {
+    let store = store.into();
     let sequence = files.sequence();
     match work {
         Work::Segment(number) => {

@@ -32,6 +32,7 @@ use crate::{
     },
     store::{
         Folder,
+        format::Stamp,
         manifest::{Prepared, SegmentRef, TableRef},
         pack::{Pack, PackKind, PackWriter},
         segment_name, table_name,
@@ -56,13 +57,14 @@ pub fn build(
     state: &State,
     disk: &Arc<dyn Disk>,
     folder: &Folder,
-    store: u128,
+    store: impl Into<Stamp>,
     prepared: &Prepared,
     limits: Limits,
     cancel: &AtomicBool,
     done: &mut (dyn FnMut(Prepared) -> Result<()> + Send),
 ) -> Result<Prepared> {
-    let staged = state.files().staged().iter().map(|path| Staged::open(path, store)).collect::<Result<Vec<_>>>()?;
+    let store = store.into();
+    let staged = state.files().staged().iter().map(|path| Staged::open(path, store.store)).collect::<Result<Vec<_>>>()?;
     let build = Build { state, layout: state.layout(), staged: &staged, disk, folder, store, cancel };
     let mut prepared = prepared.clone();
     build.tables(&mut prepared, limits.memory, done)?;
@@ -84,7 +86,7 @@ struct Build<'a> {
     staged: &'a [Staged],
     disk: &'a Arc<dyn Disk>,
     folder: &'a Folder,
-    store: u128,
+    store: Stamp,
     cancel: &'a AtomicBool,
 }
 
@@ -119,7 +121,7 @@ impl Build<'_> {
         let mut tables = NewTables(self.layout.schema.sources.iter().map(|_| None).collect());
         for named in &prepared.tables {
             let path = self.folder.named(&named.file);
-            let pack = Pack::open(&path, PackKind::Table, self.store)?
+            let pack = Pack::open(&path, PackKind::Table, self.store.store)?
                 .ok_or_else(|| Error::damaged(&path, 0, "the manifest names it, but there is no such file"))?;
             if let Some(place) = tables.0.get_mut(named.source) {
                 *place = Some(Table::open(&pack)?);

@@ -151,7 +151,7 @@ impl Keeper {
     pub(super) fn flush(&self, frozen: &Frozen, began: &[u64], cancel: &AtomicBool) -> Result<Flush, Failure> {
         let started = Instant::now();
         let Shared { folder, disk, .. } = &*self.shared;
-        let store = self.kept.lock().manifest.store;
+        let store = self.kept.lock().manifest.stamp();
         let flushed = write_checkpoint(frozen, disk, folder, store, cancel)?;
         let first_segment = self.segment_of(frozen.sequence() + 1)?;
         let bytes = flushed.bytes;
@@ -194,7 +194,7 @@ impl Keeper {
         let Shared { folder, disk, options, .. } = &*self.shared;
         let (store, files) = {
             let kept = self.kept.lock();
-            (kept.manifest.store, Arc::clone(&kept.files))
+            (kept.manifest.stamp(), Arc::clone(&kept.files))
         };
         let Some(work) = pick(&files, options.compact_fraction)? else { return Ok(false) };
         let (compacted, bytes) = compact(&files, work, disk, folder, store, cancel)?;
@@ -227,7 +227,7 @@ impl Keeper {
         let prepared = prepared.unwrap_or(Prepared { generation, sequence, ..Prepared::default() });
         let limits = Limits { memory: options.build_memory, threads: options.build_threads };
         let mut unpublished = None;
-        let built = build(state, disk, folder, manifest.store, &prepared, limits, cancel, &mut |prepared| {
+        let built = build(state, disk, folder, manifest.stamp(), &prepared, limits, cancel, &mut |prepared| {
             self.publish(cancel, |manifest| manifest.prepared = Some(prepared)).map_err(|failure| {
                 unpublished = Some(failure);
                 Error::Poisoned("the manifest could not be published".into())
