@@ -127,6 +127,8 @@ mod tests {
 
     use super::*;
 
+    type Change<'a> = &'a dyn Fn(&mut Set);
+
     /// An owned block: empty, an array or bits, with runs and single ids.
     fn random_block(rng: &mut ChaCha8Rng) -> (BTreeSet<u16>, Set) {
         let mut ids = BTreeSet::new();
@@ -167,7 +169,7 @@ mod tests {
         for _ in 0..500 {
             let ((a, one), (b, other)) = (random_block(&mut rng), random_block(&mut rng));
             let (first, last) = (rng.random_range(0..=u16::MAX), rng.random_range(0..=u16::MAX));
-            let results: [(Vec<u16>, &dyn Fn(&mut Set)); 6] = [
+            let results: [(Vec<u16>, Change<'_>); 6] = [
                 (a.intersection(&b).copied().collect(), &|set| set.and(other.as_block())),
                 (a.difference(&b).copied().collect(), &|set| set.and_not(other.as_block())),
                 (a.union(&b).copied().collect(), &|set| set.or(other.as_block())),

@@ -28,7 +28,7 @@ const RANGES_LOOKED_AT: usize = 16;
 #[derive(Debug)]
 pub(super) enum Node<'s> {
     Nothing,
-    Term(Operand<'s>),
+    Term(Box<Operand<'s>>),
     Union(Union<'s>),
     Column(Box<ColumnTest<'s>>),
     /// Ids from first to last, ascending; present or not.
@@ -205,7 +205,7 @@ pub(super) struct Presence<'s>(&'s State);
 impl<'s> Presence<'s> {
     fn child(self) -> Result<Child<'s>> {
         let operand = self.0.operand(KEY_FIELD, Term::Exists)?;
-        Ok(Child { node: Node::Term(operand), estimate: self.0.documents() })
+        Ok(Child { node: Node::Term(Box::new(operand)), estimate: self.0.documents() })
     }
 
     /// Makes sure that what passes is present, and orders the parts.
@@ -244,7 +244,7 @@ impl<'s> Resolver<'s> {
     /// The ids that have a value in a field.
     pub(super) fn exists(self, field: FieldId) -> Result<Child<'s>> {
         let operand = self.state.operand(field, Term::Exists)?;
-        Ok(Child { estimate: operand.estimate(), node: Node::Term(operand) })
+        Ok(Child { estimate: operand.estimate(), node: Node::Term(Box::new(operand)) })
     }
 
     /// The ids whose code in the field passes; `None` where it has no column.
@@ -363,7 +363,7 @@ impl<'s> Resolver<'s> {
         let (mut operands, sum) = self.operands(field, values)?;
         let node = match operands.len() {
             0 => Node::Nothing,
-            1 => operands.pop().map_or(Node::Nothing, Node::Term),
+            1 => operands.pop().map_or(Node::Nothing, |operand| Node::Term(Box::new(operand))),
             _ => Node::Union(Union::new(operands)),
         };
         Ok(Child { node, estimate: sum.min(self.state.documents()) })
