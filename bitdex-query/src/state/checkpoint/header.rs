@@ -95,3 +95,46 @@ fn loading(input: &mut Input<'_>) -> Result<Loading, Broken> {
     let progress = LoadProgress { load_id, cursor, parts, done, rows: input.number()? };
     Ok(Loading { source, generation, began, progress })
 }
+
+#[cfg(test)]
+mod tests {
+    use imbl::OrdMap;
+
+    use super::*;
+
+    fn header() -> Header {
+        let feed =
+            |cursor: &'static [u8], caught_up| Feed { cursor: Bytes::from_static(cursor), caught_up, backlog: 300 };
+        let progress = LoadProgress {
+            load_id: "load".into(),
+            cursor: Bytes::from_static(b"\0cursor"),
+            parts: vec![wire::LoadPart { source: 0, lo: i64::MIN, hi: -1 }, wire::LoadPart { source: 3, lo: 0, hi: 9 }],
+            done: vec![1],
+            rows: u64::MAX,
+        };
+        Header {
+            sequence: 1 << 40,
+            store: "store".into(),
+            generation: 3,
+            feeds: OrdMap::from_iter([("clickhouse".to_owned(), feed(b"", false)), ("postgres".to_owned(), feed(b"7:7:", true))]),
+            loading: Some(Arc::new(Loading { source: "postgres".into(), generation: 4, began: 1 << 39, progress })),
+            loaded: true,
+            documents: 110_000_000,
+            hash: u128::MAX - 5,
+        }
+    }
+
+    #[test]
+    fn reads_what_it_wrote_and_nothing_shorter_or_longer() {
+        for header in [header(), Header { loading: None, ..header() }, Header::default()] {
+            let mut bytes = encode("definition", &header);
+            let (definition, read) = decode(&bytes).unwrap();
+            assert_eq!((definition, &read), ("definition", &header));
+            for end in 0..bytes.len() {
+                assert!(decode(&bytes[..end]).is_err(), "cut at {end}");
+            }
+            bytes.push(0);
+            assert!(decode(&bytes).is_err());
+        }
+    }
+}

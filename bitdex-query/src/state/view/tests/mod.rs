@@ -279,3 +279,64 @@ fn all_layers_together_show_one_version() {
         flush_often(&mut store, &mut model, &mut rng);
     }
 }
+
+#[test]
+fn a_cancelled_flush_leaves_no_file() {
+    let mut rng = seeded();
+    let mut store = Store::new();
+    store.change(&mut Model::default(), 5, &mut rng);
+    store.freeze();
+    let error = store.try_flush(true).unwrap_err().to_string();
+    assert!(error.contains("cancelled"), "{error}");
+    assert_eq!(std::fs::read_dir(store.folder.root()).unwrap().count(), 0);
+}
+
+#[test]
+fn what_the_base_has_taken_in_is_left_out() {
+    let mut rng = seeded();
+    let (mut store, mut model) = (Store::new(), Model::default());
+    store.build(&mut model, 100, &mut rng);
+    store.change(&mut model, 200, &mut rng);
+    store.freeze();
+    let many = store.flush();
+    let bytes = many.bytes;
+    store.open(many);
+    store.forget_frozen();
+    store.compact_all(&model);
+    // Nothing new: all of the old checkpoint is in the base.
+    store.freeze();
+    let none = store.flush();
+    assert!(none.bytes * 4 < bytes, "{} of {bytes} bytes are left", none.bytes);
+    store.open(none);
+    assert!(store.files.checkpoint().unwrap().rows().is_empty());
+    store.forget_frozen();
+    check_files(&store, &model, &mut rng);
+    check(&store.state(), &model, &mut rng);
+}
+
+#[test]
+fn every_damaged_byte_of_a_checkpoint_is_refused() {
+    let mut rng = seeded();
+    let (mut store, mut model) = (Store::new(), Model::default());
+    store.change(&mut model, 30, &mut rng);
+    store.freeze();
+    let flushed = store.flush();
+    let path = store.folder.named(&flushed.checkpoint.file);
+    let good = std::fs::read(&path).unwrap();
+    store.manifest.checkpoint = Some(flushed.checkpoint);
+    for _ in 0..200 * scale() {
+        let mut bytes = good.clone();
+        let at = rng.random_range(0..bytes.len());
+        bytes[at] ^= 1 << rng.random_range(0..8);
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, &bytes).unwrap();
+        let error = store.open_anew().unwrap_err().to_string();
+        assert!(error.contains("checkpoint-"), "byte {at}: {error}");
+    }
+    std::fs::remove_file(&path).unwrap();
+    assert!(store.open_anew().unwrap().is_none());
+    std::fs::write(&path, &good).unwrap();
+    store.files = store.open_anew().unwrap().unwrap();
+    store.forget_frozen();
+    check(&store.state(), &model, &mut rng);
+}

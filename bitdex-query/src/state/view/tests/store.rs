@@ -25,7 +25,10 @@ use super::{
 };
 use crate::{
     build::table::TableHeader,
-    log::disk::{Disk, RealDisk},
+    log::{
+        Result,
+        disk::{Disk, RealDisk},
+    },
     segment::{
         BLOCK_BITS, Index, SEGMENT_BITS, builder::SegmentBuilder, sets::WORDS, table::TableWriter, value::ValueRef,
     },
@@ -180,16 +183,7 @@ impl Store {
     pub(super) fn build(&mut self, model: &mut Model, documents: usize, rng: &mut ChaCha8Rng) {
         self.change(model, documents, rng);
         self.active = empty(&self.layout);
-        let numbers: BTreeSet<u32> = model.rows.keys().filter_map(|(place, key)| self.number(*place, *key)).collect();
-        for number in numbers {
-            self.write_segment(model, number);
-        }
-        for source in 0..self.schema.sources.len() {
-            if self.layout.slot(source as Place).is_none() {
-                self.write_table(model, source);
-            }
-        }
-        self.reopen();
+        self.compact_all(model);
     }
 
     fn number(&self, place: Place, key: i64) -> Option<u32> {
@@ -204,6 +198,14 @@ impl Store {
         if let Some(named) = self.manifest.tables.choose(rng).cloned() {
             self.write_table(model, named.source);
         }
+        self.reopen();
+    }
+
+    pub(super) fn compact_all(&mut self, model: &Model) {
+        let numbers: BTreeSet<u32> = model.rows.keys().filter_map(|(place, key)| self.number(*place, *key)).collect();
+        numbers.into_iter().for_each(|number| self.write_segment(model, number));
+        let tables = (0..self.schema.sources.len()).filter(|source| self.layout.slot(*source as Place).is_none());
+        tables.collect::<Vec<_>>().into_iter().for_each(|source| self.write_table(model, source));
         self.reopen();
     }
 
@@ -277,8 +279,17 @@ impl Store {
     }
 
     pub(super) fn flush(&self) -> Flushed {
+        self.try_flush(false).unwrap()
+    }
+
+    pub(super) fn try_flush(&self, cancel: bool) -> Result<Flushed> {
         let frozen = self.frozen.as_ref().unwrap();
-        write_checkpoint(frozen, &self.disk, &self.folder, STORE, &AtomicBool::new(false)).unwrap()
+        write_checkpoint(frozen, &self.disk, &self.folder, STORE, &AtomicBool::new(cancel))
+    }
+
+    /// As another process would.
+    pub(super) fn open_anew(&self) -> Result<Option<Arc<Files>>> {
+        Files::open(&self.folder, &self.manifest, &self.schema, None)
     }
 
     /// Changes documents and rows of lookups, in the model and in the active layer.
