@@ -116,7 +116,10 @@ mod tests {
             sequence: 1 << 40,
             store: "store".into(),
             generation: 3,
-            feeds: OrdMap::from_iter([("clickhouse".to_owned(), feed(b"", false)), ("postgres".to_owned(), feed(b"7:7:", true))]),
+            feeds: OrdMap::from_iter([
+                ("clickhouse".to_owned(), feed(b"", false)),
+                ("postgres".to_owned(), feed(b"7:7:", true)),
+            ]),
             loading: Some(Arc::new(Loading { source: "postgres".into(), generation: 4, began: 1 << 39, progress })),
             loaded: true,
             documents: 110_000_000,
