@@ -8,7 +8,10 @@ use super::{
 };
 use crate::{
     log::{self, Result},
-    segment::{BLOCK_BITS, sets::{Block, BlockBuffer}},
+    segment::{
+        BLOCK_BITS,
+        sets::{Block, BlockBuffer},
+    },
     state::Operand,
 };
 
