@@ -1,1 +1,137 @@
+//! Queries on a writer and on a reader under steady ingestion: each answer is the model's at the version that it names.
 
+use std::{
+    collections::BTreeMap,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bitdex_proto::{client::Client, ops::Op, query::Filter};
+use rand::{RngExt as _, SeedableRng as _};
+use rand_chacha::ChaCha8Rng;
+use tokio::time::{MissedTickBehavior, interval, sleep};
+
+use crate::{
+    alone,
+    feed::{acknowledged, commit, first_load, folder, open, search, to_wire},
+    long,
+    model::{Model, Random},
+    random, report,
+};
+
+const RANDOM: Random = Random { documents: 1_000, posts: 100, upheaval: false };
+const TICK: Duration = Duration::from_millis(20);
+
+/// The models by the sequence numbers of their batches.
+#[derive(Debug)]
+struct Versions {
+    models: Mutex<BTreeMap<u64, Model>>,
+    done: AtomicBool,
+}
+
+impl Versions {
+    /// The model at a sequence number, once it is known: records that are no batches change nothing.
+    async fn at(&self, sequence: u64) -> Model {
+        loop {
+            let done = self.done.load(Ordering::Acquire);
+            {
+                let models = self.models.lock().unwrap();
+                if done || models.last_key_value().is_some_and(|(last, _)| sequence <= *last) {
+                    return models.range(..=sequence).next_back().unwrap().1.clone();
+                }
+            }
+            sleep(Duration::from_millis(1)).await;
+        }
+    }
+}
+
+/// Asks one process until the feed has ended, and compares; how many answers, and how many versions.
+async fn ask(versions: Arc<Versions>, who: &'static str, address: String, seed: u64) -> (u64, u64) {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed);
+    let schema = crate::model::schema();
+    let client = Client::connect(vec![address]).unwrap().with_deadline(Duration::from_secs(10));
+    let (mut answers, mut seen, mut last) = (0, 0, 0);
+    while !versions.done.load(Ordering::Acquire) {
+        let filter = RANDOM.filter(&mut rng, 2);
+        let descending = rng.random();
+        let sort = ["level", "madeAt", "rank", "best", "clicks", "step", "id"][rng.random_range(0..7)];
+        let limit = [1, 7, 50, 10_000][rng.random_range(0..4)];
+        let mut request = search(&schema, &filter, sort, descending, limit);
+        request.count = true;
+        let answer = client.search(request).await.unwrap();
+        let sequence = answer.info.unwrap().sequence;
+        assert!(sequence >= last, "{who} went back from {last} to {sequence}");
+        seen += u64::from(sequence > last);
+        last = sequence;
+        answers += 1;
+        let found: Vec<u32> = answer.hits.iter().map(|hit| hit.id).collect();
+        compare(&versions.at(sequence).await, who, sequence, (&filter, sort, descending), &found, answer.count);
+    }
+    (answers, seen)
+}
+
+fn compare(
+    model: &Model,
+    who: &str,
+    sequence: u64,
+    (filter, sort, descending): (&Filter, &str, bool),
+    found: &[u32],
+    count: Option<u64>,
+) {
+    let wanted = model.search(filter, sort, descending);
+    assert_eq!(count, Some(wanted.len() as u64), "{who} at {sequence}: {filter:?}");
+    assert_eq!(found, &wanted[..found.len()], "{who} at {sequence}: {filter:?} by {sort}, descending {descending}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn answers_are_those_of_the_version_that_they_name() {
+    let _alone = alone().await;
+    let mut rng = random("churn");
+    let (ops_a_tick, lasts) = if long() { (1_000, 120) } else { (100, 6) };
+    let folder = folder();
+    let options = ["--drain-seconds=0", "--flush-seconds=1", "--unflushed-mb=1"];
+    let (writer, reader) = (folder.start_with(&options), folder.start_with(&options));
+    let mut model = Model::new();
+    let schema = Arc::clone(&model.schema);
+    for _ in 0..5_000 {
+        let op = RANDOM.op(&mut rng, &schema);
+        if matches!(op, Op::Upsert { source, .. } | Op::Member { source, .. } if schema.sources[source].is_postgres()) {
+            model.apply(&op);
+        }
+    }
+    let ack = first_load(&[&writer, &reader], &model).await;
+    crate::feed::ready(&writer).await;
+    crate::feed::ready(&reader).await;
+    let versions =
+        Arc::new(Versions { models: Mutex::new([(ack.sequence, model.clone())].into()), done: AtomicBool::new(false) });
+    let asking: Vec<_> = [("the writer", &writer), ("the reader", &reader), ("the reader", &reader)]
+        .map(|(who, process)| tokio::spawn(ask(Arc::clone(&versions), who, process.grpc.clone(), rng.random())))
+        .into();
+
+    let mut session = open(&[&writer, &reader], &schema, "postgres").await;
+    let mut pace = interval(TICK);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Burst);
+    let (start, mut n, mut sent) = (Instant::now(), 2, 0);
+    while start.elapsed() < Duration::from_secs(lasts) && asking.iter().all(|task| !task.is_finished()) {
+        pace.tick().await;
+        let ops: Vec<Op> = (0..ops_a_tick).map(|_| RANDOM.op(&mut rng, &schema)).collect();
+        let ack = acknowledged(&mut session, to_wire(&schema, &ops), commit(n, n + 1)).await;
+        ops.iter().for_each(|op| model.apply(op));
+        versions.models.lock().unwrap().insert(ack.sequence, model.clone());
+        n += 1;
+        sent += ops.len();
+    }
+    let rate = sent as f64 / start.elapsed().as_secs_f64();
+    versions.done.store(true, Ordering::Release);
+    let (mut answers, mut seen) = (0, 0);
+    for task in asking {
+        let (more, versions) = task.await.unwrap();
+        answers += more;
+        seen += versions;
+    }
+    assert!(seen > 10, "the answers are of {seen} versions alone");
+    report(&format!("{sent} ops at {rate:.0}/s, {answers} answers of {seen} versions compared"));
+}

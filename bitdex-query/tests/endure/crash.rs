@@ -25,7 +25,8 @@ use tokio::time::sleep;
 use crate::{
     alone,
     feed::{
-        Documents, Part, acknowledged, commit, expected, first_load, folder, get, load, number, open, parts, search, to_wire,
+        Documents, Part, acknowledged, commit, expected, first_load, folder, get, load, number, open, parts, search,
+        to_wire,
     },
     long,
     model::{MARKER, Model, Random, mark},
@@ -40,8 +41,8 @@ const WINDOW: usize = 4;
 const STAMPED: u64 = 16;
 /// Models that are kept for answers still to come.
 const KEPT: usize = 3_000;
-/// So small that a few dozen batches are flushed, merged and rotated.
-const SMALL: [&str; 2] = ["--drain-seconds=0", "--checkpoint-mb=1"];
+/// So small that flushes and compactions are under way at many of the kills.
+const SMALL: [&str; 3] = ["--drain-seconds=0", "--flush-seconds=1", "--unflushed-mb=1"];
 
 /// What one source sent.
 #[derive(Debug, Default)]
@@ -74,7 +75,12 @@ impl Sent {
     /// Told by a cursor where the store stands now.
     fn recovered(&mut self, n: u64) {
         let kept = self.open.iter().position(|open| *open == n);
-        assert!(n == self.durable || kept.is_some(), "the cursor is {n}: neither {} nor of {:?}", self.durable, self.open);
+        assert!(
+            n == self.durable || kept.is_some(),
+            "the cursor is {n}: neither {} nor of {:?}",
+            self.durable,
+            self.open
+        );
         let lost = self.open.split_off(kept.map_or(0, |kept| kept + 1));
         self.lost.extend(lost);
         self.open.clear();
@@ -277,7 +283,8 @@ impl Loading {
         let schema = Arc::clone(&model.schema);
         for _ in 0..3_000 {
             let op = RANDOM.op(rng, &schema);
-            if matches!(op, Op::Upsert { source, .. } | Op::Member { source, .. } if schema.sources[source].is_postgres()) {
+            if matches!(op, Op::Upsert { source, .. } | Op::Member { source, .. } if schema.sources[source].is_postgres())
+            {
                 model.apply(&op);
             }
         }
@@ -322,13 +329,7 @@ impl Reader {
     fn start(world: &Arc<World>, folder: &Folder, seed: u64) -> Self {
         let process = folder.start_with(&[&SMALL[..], &["--reader-only"]].concat());
         let stop = Arc::new(AtomicBool::new(false));
-        let watch = tokio::spawn(watch(
-            Arc::clone(world),
-            "a reader",
-            process.grpc.clone(),
-            seed,
-            Arc::clone(&stop),
-        ));
+        let watch = tokio::spawn(watch(Arc::clone(world), "a reader", process.grpc.clone(), seed, Arc::clone(&stop)));
         Self { process, stop, watch }
     }
 

@@ -253,3 +253,8 @@ pub(crate) fn search(schema: &Schema, filter: &Filter, sort: &str, descending: b
         ..SearchRequest::new(schema.index.clone())
     }
 }
+
+/// Waits until the process serves.
+pub(crate) async fn ready(process: &Process) {
+    eventually("readiness", || async { (process.get("/readyz").await.0 == 200).then_some(()) }).await;
+}

@@ -183,7 +183,8 @@ impl Model {
             Filter::In { field: name, values, negated, all } => {
                 let (field, spec) = field(name);
                 let held = self.value(id, field);
-                let mut tests = values.iter().map(|value| held.values().contains(&value.to_value(spec.ty, name).unwrap()));
+                let mut tests =
+                    values.iter().map(|value| held.values().contains(&value.to_value(spec.ty, name).unwrap()));
                 (if *all { tests.all(|test| test) } else { tests.any(|test| test) }) != *negated
             }
         }
@@ -197,11 +198,8 @@ impl Model {
     /// Ids of all matches in the order of one field: nulls last, ties by id in the same direction.
     pub(crate) fn search(&self, filter: &Filter, sort: &str, descending: bool) -> Vec<u32> {
         let field = self.schema.field(sort).unwrap().0;
-        let mut keyed: Vec<(Option<Value>, u32)> = self
-            .matching(filter)
-            .into_iter()
-            .map(|id| (self.value(id, field).values().first().cloned(), id))
-            .collect();
+        let mut keyed: Vec<(Option<Value>, u32)> =
+            self.matching(filter).into_iter().map(|id| (self.value(id, field).values().first().cloned(), id)).collect();
         keyed.sort_by(|(a, a_id), (b, b_id)| {
             let nulls = a.is_none().cmp(&b.is_none());
             let values = (a, a_id).cmp(&(b, b_id));
