@@ -41,6 +41,12 @@ struct BenchArguments {
     /// Only these parts.
     #[arg(long, env = "ONLY", value_delimiter = ',')]
     only: Vec<bench::Part>,
+    /// Millions of documents at which the part `store` measures.
+    #[arg(long, env = "SIZES", value_delimiter = ',', default_value = "1")]
+    sizes: Vec<f64>,
+    /// Minutes of paced ingestion in the part `store`.
+    #[arg(long, env = "MINUTES", default_value_t = 0.5)]
+    minutes: f64,
 }
 
 #[derive(Debug, Args)]
@@ -99,8 +105,8 @@ impl Oracle {
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Demo(DemoArguments { images, seed, once }) => demo::run(Demo { images, seed, once }).await?,
-        Command::Bench(BenchArguments { images, seed, queries, only }) => {
-            bench::run(Bench { images, seed, queries, only }).await?;
+        Command::Bench(BenchArguments { images, seed, queries, only, sizes, minutes }) => {
+            bench::run(Bench { images, seed, queries, only, sizes, minutes }).await?;
         }
         Command::Oracle(arguments) => {
             let summary = oracle::run(arguments.options()).await?;

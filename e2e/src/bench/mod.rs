@@ -8,6 +8,7 @@ mod ingest;
 mod load;
 mod measure;
 mod search;
+mod store;
 mod usage;
 mod visible;
 
@@ -38,6 +39,8 @@ pub enum Part {
     Visible,
     /// Durable ingestion of batches.
     Ingest,
+    /// The store by itself, at any size, without a database.
+    Store,
 }
 
 #[derive(Debug, Clone)]
@@ -47,6 +50,10 @@ pub struct Bench {
     pub queries: usize,
     /// Empty: all.
     pub only: Vec<Part>,
+    /// Millions of documents of the part [`Part::Store`].
+    pub sizes: Vec<f64>,
+    /// Minutes of paced ingestion there.
+    pub minutes: f64,
 }
 
 impl Bench {
@@ -56,6 +63,19 @@ impl Bench {
 }
 
 pub async fn run(bench: Bench) -> Result<()> {
+    let mut results = Results::default();
+    if bench.wants(Part::Store) {
+        store::measure(&bench, &mut results).await?;
+    }
+    if bench.only != [Part::Store] {
+        with_databases(&bench, &mut results).await?;
+    }
+    step("Measured");
+    results.write(&folder()?)
+}
+
+/// What needs Postgres and ClickHouse.
+async fn with_databases(bench: &Bench, results: &mut Results) -> Result<()> {
     let logs = folders::logs("bench")?;
     let now_us = chrono::Utc::now().timestamp_micros();
     let workload = Workload { images: bench.images, seed: bench.seed, now_us };
@@ -67,13 +87,9 @@ pub async fn run(bench: Bench) -> Result<()> {
     };
     let mut stage = Stage::set(workload, &wanted, &logs, options).await?;
     say(format!("{} documents loaded in {}", count(bench.images.into()), seconds(stage.loading)));
-    let mut results = Results::default();
-    let measured = parts(&bench, &mut stage, &mut results).await;
-    if let Err(error) = measured {
+    if let Err(error) = parts(bench, &mut stage, results).await {
         bail!("{error:?}\n{}", stage.pair.tails());
     }
-    step("Measured");
-    results.write(&folder()?)?;
     stage.clear().await
 }
 

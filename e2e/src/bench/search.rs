@@ -52,7 +52,7 @@ pub(super) async fn measure(stage: &Stage, queries: usize, results: &mut Results
 
     in_process(&state, &pages, now_us)?;
     let (searches, counts) = in_process(&state, &pages, now_us)?;
-    let grpc = through_grpc(stage, &pages).await?;
+    let grpc = through_grpc(&one_pod(stage)?, &pages).await?;
     let postgres = beside_postgres(stage, &state, &pages, now_us).await?;
     for (name, latencies) in [
         ("search", &searches),
@@ -73,7 +73,7 @@ pub(super) async fn measure(stage: &Stage, queries: usize, results: &mut Results
     throughput(stage, &pages, results).await
 }
 
-fn show(rows: &[(&str, &Latencies)]) {
+pub(super) fn show(rows: &[(&str, &Latencies)]) {
     let micros = |latencies: &Latencies, share| format!("{:.0}", latencies.percentile(share).as_secs_f64() * 1e6);
     let rows: Vec<Vec<String>> = rows
         .iter()
@@ -97,7 +97,7 @@ async fn follow(stage: &Stage) -> Result<Arc<Node>> {
 }
 
 /// Every page as a request of its own, with the cursor that leads to it.
-fn pages(state: &State, queries: &[Query], now_us: i64) -> Result<Vec<SearchRequest>> {
+pub(super) fn pages(state: &State, queries: &[Query], now_us: i64) -> Result<Vec<SearchRequest>> {
     let mut pages = Vec::new();
     for query in queries {
         let mut request = query.request.clone();
@@ -124,7 +124,7 @@ fn count_of(request: &SearchRequest) -> CountRequest {
 }
 
 /// Each page, and the exact count of each first page.
-fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) -> Result<(Latencies, Latencies)> {
+pub(super) fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) -> Result<(Latencies, Latencies)> {
     let (mut searches, mut counts) = (Latencies::default(), Latencies::default());
     for request in pages {
         let start = Instant::now();
@@ -140,8 +140,7 @@ fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) -> Result<(La
     Ok((searches, counts))
 }
 
-async fn through_grpc(stage: &Stage, pages: &[SearchRequest]) -> Result<Latencies> {
-    let client = one_pod(stage)?;
+pub(super) async fn through_grpc(client: &Client, pages: &[SearchRequest]) -> Result<Latencies> {
     let mut latencies = Latencies::default();
     for request in pages {
         let start = Instant::now();

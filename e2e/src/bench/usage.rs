@@ -1,6 +1,6 @@
 //! Memory and disk, as the system counts them.
 
-use std::{fs, path::Path};
+use std::{collections::BTreeMap, fs, path::Path};
 
 use anyhow::{Context as _, Result};
 
@@ -17,10 +17,30 @@ pub(super) async fn measure(stage: &Stage, results: &mut Results) -> Result<()> 
 }
 
 /// Memory of a process that no file backs.
-fn anonymous_kb(pid: u32) -> Result<u64> {
+pub(super) fn anonymous_kb(pid: u32) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
     let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).context("no RssAnon in /proc")?;
     line.trim().trim_end_matches(" kB").trim().parse().context("RssAnon is no number")
+}
+
+/// Bytes of all files by the letters that their names begin with (`log`, `segment`); `other` where that is none.
+pub(super) fn bytes_by_kind(folder: &Path) -> Result<BTreeMap<String, u64>> {
+    let mut kinds = BTreeMap::new();
+    for entry in fs::read_dir(folder)? {
+        let entry = entry?;
+        // A file may be unlinked meanwhile.
+        let Ok(metadata) = entry.metadata() else { continue };
+        if metadata.is_dir() {
+            for (kind, bytes) in bytes_by_kind(&entry.path())? {
+                *kinds.entry(kind).or_default() += bytes;
+            }
+            continue;
+        }
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let kind: String = name.chars().take_while(|letter| letter.is_ascii_alphabetic()).collect();
+        *kinds.entry(if kind.is_empty() { "other".into() } else { kind.to_lowercase() }).or_default() += metadata.len();
+    }
+    Ok(kinds)
 }
 
 fn bytes_of(folder: &Path) -> Result<u64> {

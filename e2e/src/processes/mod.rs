@@ -140,7 +140,8 @@ pub struct Pod {
 }
 
 impl Pod {
-    fn new(
+    /// Not started yet; `options` go to `bitdex-query serve`.
+    pub fn new(
         number: usize,
         binaries: &Binaries,
         definition: &Path,
