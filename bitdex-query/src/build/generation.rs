@@ -64,7 +64,8 @@ pub fn build(
     done: &mut (dyn FnMut(Prepared) -> Result<()> + Send),
 ) -> Result<Prepared> {
     let store = store.into();
-    let staged = state.files().staged().iter().map(|path| Staged::open(path, store.store)).collect::<Result<Vec<_>>>()?;
+    let staged =
+        state.files().staged().iter().map(|path| Staged::open(path, store.store)).collect::<Result<Vec<_>>>()?;
     let build = Build { state, layout: state.layout(), staged: &staged, disk, folder, store, cancel };
     let mut prepared = prepared.clone();
     build.tables(&mut prepared, limits.memory, done)?;

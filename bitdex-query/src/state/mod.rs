@@ -11,18 +11,15 @@ pub(crate) mod encode;
 mod files;
 pub(crate) mod layer;
 pub(crate) mod layout;
+mod rows;
 mod settle;
 #[cfg(test)]
 pub(crate) mod tests;
-mod rows;
 mod view;
 
 use std::{fmt, sync::Arc};
 
-use bitdex_proto::{
-    schema::Schema,
-    wire,
-};
+use bitdex_proto::{schema::Schema, wire};
 use bytes::Bytes;
 use imbl::OrdMap;
 
