@@ -117,6 +117,9 @@ impl Staged {
     }
 }
 
+/// A row that is next: its key, its file, its bytes.
+type Head<'a> = (i64, usize, Option<&'a [u8]>);
+
 /// The rows of one source out of all staged files, keys ascending.
 #[derive(Debug)]
 pub(super) struct Merged<'a> {
@@ -183,7 +186,7 @@ impl<'a> Merged<'a> {
     }
 
     /// The least (key, file), and its row; of `key`, where one is given.
-    fn take(&mut self, key: Option<i64>) -> Result<Option<(i64, usize, Option<&'a [u8]>)>> {
+    fn take(&mut self, key: Option<i64>) -> Result<Option<Head<'a>>> {
         let Some(Reverse((least, file))) = self.heads.peek().copied() else { return Ok(None) };
         if key.is_some_and(|key| key != least) {
             return Ok(None);

@@ -221,7 +221,7 @@ impl Keeper {
         let started = Instant::now();
         let Shared { folder, disk, options, .. } = &*self.shared;
         let manifest = self.manifest();
-        let generation = state.generation();
+        let generation = state.loading_generation().ok_or_else(|| Error::Foreign("no load is under way".into()))?;
         let prepared = manifest.prepared.clone().filter(|prepared| prepared.generation == generation);
         let sequence = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
         let prepared = prepared.unwrap_or(Prepared { generation, sequence, ..Prepared::default() });

@@ -559,8 +559,8 @@ impl Replay<'_> {
                 self.worker.state.adopt(files).map_err(|error| error.to_string())?;
             }
             let Shared { folder, options, .. } = &*self.worker.shared;
-            let generation = self.worker.state.generation();
-            let complete = |prepared: &Prepared| prepared.complete && prepared.generation == generation;
+            let generation = self.worker.state.loading_generation();
+            let complete = |prepared: &Prepared| prepared.complete && Some(prepared.generation) == generation;
             if !manifest.prepared.as_ref().is_some_and(complete) {
                 return Ok(());
             }

@@ -11,9 +11,7 @@ use bitdex_proto::{
 };
 use bytes::Bytes;
 
-use super::{
-    Feed, Files, Frozen, LoadProgress, Loading, State, changes::Changes, compute, layer::Layer, layout::Place,
-};
+use super::{Feed, Files, Frozen, LoadProgress, Loading, State, changes::Changes, layer::Layer, layout::Place};
 use crate::{build::staging::Staging, engine, segment::SEGMENT_BITS};
 
 fn malformed(what: &str) -> Error {

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     build::table::TableHeader,
     log::{Error, Result},
-    segment::{SEGMENT_BITS, columns::SparseColumn, documents::Slots, segment::Segment, table::Table},
+    segment::{SEGMENT_BITS, columns::SparseColumn, segment::Segment, table::Table},
     store::{
         Folder,
         manifest::{Manifest, SegmentRef, TableRef},
@@ -37,6 +37,8 @@ pub struct Files {
     tables: Vec<Option<Arc<TableFile>>>,
     checkpoint: Option<Arc<Checkpoint>>,
     staged: Vec<PathBuf>,
+    /// The generation that a load makes of these files, which are a base without a checkpoint.
+    prepared_for: Option<u64>,
 }
 
 /// Rows of a lookup and of its hops.
@@ -65,6 +67,7 @@ impl Files {
             tables,
             checkpoint: None,
             staged: Vec::new(),
+            prepared_for: None,
         }
     }
 
@@ -104,6 +107,7 @@ impl Files {
     pub fn open_prepared(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Option<Arc<Self>>> {
         let Some(prepared) = manifest.prepared.as_ref().filter(|prepared| prepared.complete) else { return Ok(None) };
         let mut opening = Opening::new(folder, manifest, schema, None);
+        opening.files.prepared_for = Some(prepared.generation);
         let whole = opening.base(&prepared.segments, &prepared.tables)?;
         Ok(whole.then(|| Arc::new(opening.files)))
     }
@@ -158,6 +162,11 @@ impl Files {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header().generation)
     }
 
+    /// Whether these files lack the load that made `base` the state's files.
+    pub(super) fn are_before(&self, base: &Self) -> bool {
+        base.prepared_for.is_some_and(|generation| self.generation() < generation)
+    }
+
     /// Names of the staged files of an unfinished load, in the order in which their rows came.
     pub(crate) fn staged(&self) -> &[PathBuf] {
         &self.staged
@@ -203,26 +212,6 @@ impl Files {
                 None => Ok(None),
             },
         }
-    }
-
-    /// The rows of all places of a document, the checkpoint's before the base's. `None`: there is none.
-    pub(crate) fn slots(&self, id: u32) -> Result<Option<Slots<'_>>> {
-        let base = match self.segment(id >> SEGMENT_BITS) {
-            Some(segment) => segment.documents().get(id)?,
-            None => None,
-        };
-        let Some(checkpoint) = self.checkpoint().filter(|checkpoint| !checkpoint.rows().is_empty()) else {
-            return Ok(base);
-        };
-        let slots = self.layout.spec().slots;
-        let mut rows = base.unwrap_or_default();
-        rows.resize(slots, None);
-        for (slot, row) in rows.iter_mut().enumerate() {
-            if let Some(newer) = checkpoint.rows().get(self.layout.place(slot), id.into())? {
-                *row = newer;
-            }
-        }
-        Ok(rows.iter().any(Option::is_some).then_some(rows))
     }
 
     /// The rows of a place with keys from `first` to `last`, ascending.

@@ -54,7 +54,7 @@ impl BlockSet {
                 }
             }
             Self::Empty | Self::Array(_) => {
-                self.to_bits();
+                self.make_bits();
                 self.insert(ids);
             }
         }
@@ -97,7 +97,7 @@ impl BlockSet {
         }
     }
 
-    fn to_bits(&mut self) {
+    fn make_bits(&mut self) {
         let mut words = Box::new([0; WORDS]);
         if let Self::Array(ids) = self {
             for id in ids {

@@ -26,7 +26,7 @@ use imbl::OrdMap;
 pub use checkpoint::{Flushed, write_checkpoint};
 pub use files::Files;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, ColumnView, DocumentView, Operand};
+pub(crate) use view::{Bounds, ColumnView, Operand};
 
 use layer::Layer;
 use layout::{Layout, Place};
@@ -172,8 +172,12 @@ impl State {
     }
 
     /// Looks through newer files of the same store from now on. Drops the frozen layer where their checkpoint has taken
-    /// it in. Says the same as before.
+    /// it in. Says the same as before. Files of the generation before a load that was swapped in are left alone: the next
+    /// checkpoint goes on from the new one.
     pub fn adopt(&mut self, files: Arc<Files>) -> crate::log::Result<()> {
+        if files.are_before(&self.files) {
+            return Ok(());
+        }
         let (sequence, held) = (files.sequence(), self.header.sequence);
         let at_least = self.files.sequence();
         if sequence > held || sequence < at_least {
@@ -254,9 +258,19 @@ impl State {
         (self.active.staged.bytes(), frozen)
     }
 
-    /// Whether a load is complete; its generation is served while the next one loads.
+    /// The generation that the unfinished load will be, where there is one.
+    pub(crate) fn loading_generation(&self) -> Option<u64> {
+        self.header.loading.as_ref().map(|loading| loading.generation)
+    }
+
+    /// The generation for a load that begins now: no other load has it.
+    pub fn next_generation(&self) -> u64 {
+        self.header.generation.max(self.loading_generation().unwrap_or(0)) + 1
+    }
+
+    /// Whether a load is complete, and no other has begun since.
     pub fn is_loaded(&self) -> bool {
-        self.header.loaded
+        self.header.loaded && self.header.loading.is_none()
     }
 
     /// Ready: loaded, caught up with Postgres once since then, and with ClickHouse where the definition has metrics.

@@ -20,7 +20,7 @@ use self::model::{LABELS, LEVEL, Model, RANK, row, schema};
 use super::{CLICKHOUSE, Files, POSTGRES, State, write_checkpoint};
 use crate::{
     log::disk::{Disk, RealDisk},
-    segment::value::{Term, ValueRef},
+    segment::value::ValueRef,
     store::{Folder, manifest::Manifest},
 };
 

@@ -175,10 +175,10 @@ async fn no_search_fails_while_all_processes_are_replaced() {
     searching.await.unwrap();
     feeding.await.unwrap();
 
-    let fed = fed.lock().unwrap();
-    let model = fed.models[&fed.acknowledged].clone();
-    let mut promotions = fed.promotions.clone();
-    drop(fed);
+    let (model, mut promotions) = {
+        let fed = fed.lock().unwrap();
+        (fed.models[&fed.acknowledged].clone(), fed.promotions.clone())
+    };
     let ids: Vec<u32> = std::iter::once(crate::model::MARKER).chain(RANDOM.ids()).collect();
     let wanted = expected(&model, ids.iter().copied());
     for process in &processes {

@@ -272,7 +272,7 @@ async fn a_load_is_built_beside_what_is_served_and_then_takes_its_place() {
         let ack = writer.submit(part_done(count as u64)).await.unwrap();
         if generation > 1 {
             let state = reaches(&reader, ack.sequence).await;
-            assert!(!state.readiness().ready);
+            assert!(state.readiness().ready && !state.is_loaded());
             for node in [&node, &reader] {
                 assert_eq!(node.wait_for(None, 0, late()).await.unwrap().documents(), served);
             }

@@ -61,6 +61,7 @@ pub(super) async fn run(
     tracing::info!(load_id = progress.load_id, parts = progress.parts.len(), done = progress.done.len(), "load opened");
     answers.send(response(load_response::Kind::Opened(progress.into())))?;
 
+    let schema = std::sync::Arc::clone(node.current().schema());
     let mut flights = Flights::new();
     loop {
         if load.ended() {
@@ -102,6 +103,7 @@ pub(super) async fn run(
             message = requests.message(), if load.bytes < MAX_IN_FLIGHT && load.finishing == Finishing::No => {
                 match message?.map(|message| message.kind) {
                     Some(Some(load_request::Kind::Rows(rows))) => {
+                        State::check_load_rows(&schema, &load.parts, &rows)?;
                         let flight = load.take_rows(&rows)?;
                         flights.push(submit(writer, flight, record::Kind::LoadRows(rows)));
                     }
@@ -137,7 +139,7 @@ async fn begin(writer: &WriterHandle, state: &State, open: wire::LoadOpen) -> Re
     if let Some(progress) = state.load().filter(|load| load.load_id == open.load_id) {
         return Ok(Some(progress));
     }
-    let begin = wire::LoadBegin { load: Some(open), generation: state.generation() + 1 };
+    let begin = wire::LoadBegin { load: Some(open), generation: state.next_generation() };
     writer.submit(wire::Record { kind: Some(record::Kind::LoadBegin(begin)) }).await?;
     Ok(None)
 }
@@ -155,7 +157,7 @@ enum Finishing {
 
 /// What this stream has sent, and what of it is durable.
 struct Load {
-    parts: u32,
+    parts: Vec<wire::LoadPart>,
     done: BTreeSet<u32>,
     /// Parts with rows under way: how many frames, and the part's end where it was announced already.
     open: BTreeMap<u32, Part>,
@@ -174,7 +176,7 @@ struct Part {
 impl Load {
     fn new(progress: &LoadProgress) -> Self {
         Self {
-            parts: progress.parts.len() as u32,
+            parts: progress.parts.clone(),
             done: progress.done.iter().copied().collect(),
             open: BTreeMap::new(),
             closing: 0,
@@ -215,8 +217,8 @@ impl Load {
     }
 
     fn check_part(&self, part: u32) -> Result<()> {
-        if part >= self.parts {
-            return Err(Error::invalid(format!("part {part} does not exist: the load has {}", self.parts)));
+        if part as usize >= self.parts.len() {
+            return Err(Error::invalid(format!("part {part} does not exist: the load has {}", self.parts.len())));
         }
         if self.done.contains(&part) { Err(ended(part)) } else { Ok(()) }
     }
@@ -227,7 +229,7 @@ impl Load {
     }
 
     fn missing(&self) -> usize {
-        self.parts as usize - self.done.len()
+        self.parts.len() - self.done.len()
     }
 }
 

@@ -30,10 +30,6 @@ impl<'s> DocumentView<'s> {
         Ok(state.row(DOCUMENT_SOURCE as Place, id.into())?.map(|row| Self { state, id, row }))
     }
 
-    pub(crate) fn id(&self) -> u32 {
-        self.id
-    }
-
     /// The value of a field of the layout.
     pub(crate) fn value(&self, field: FieldId) -> Result<FieldValue> {
         Ok(self.values(&[field])?.pop().unwrap_or(FieldValue::Null))

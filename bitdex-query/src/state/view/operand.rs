@@ -158,16 +158,6 @@ impl<'s> Operand<'s> {
         Ok(if changed { combine(base, &changes, buffer) } else { base })
     }
 
-    /// Number of ids of a block, about (never fewer than there are), without touching them.
-    pub(crate) fn block_estimate(&self, number: u16) -> Result<u32> {
-        let length = |posting: Option<Posting<'s>>| posting.map_or(Ok(0), |posting| posting.block_len(number));
-        let mut ids = length(self.base(number)?)? + length(self.added)?;
-        for delta in [&self.frozen, &self.active].into_iter().filter_map(|deltas| find(deltas, number)) {
-            ids += delta.added.as_block().len();
-        }
-        Ok(ids.min(1 << BLOCK_BITS))
-    }
-
     fn base(&self, block: u16) -> Result<Option<Posting<'s>>> {
         match self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS)) {
             Some(position) => self.segment(position),

@@ -410,7 +410,7 @@ fn empty(layout: &Layout) -> Layer {
 fn block_set(ids: &BTreeSet<u16>) -> BlockSet {
     if ids.is_empty() {
         BlockSet::Empty
-    } else if ids.len() % 3 == 0 {
+    } else if ids.len().is_multiple_of(3) {
         let mut words = Box::new([0; WORDS]);
         ids.iter().for_each(|id| words[usize::from(id >> 6)] |= 1 << (id & 63));
         BlockSet::Bits(words)
