@@ -206,7 +206,7 @@ fn readiness_takes_a_load_and_every_source_that_has_to_catch_up() {
     assert!(state.readiness().ready && !state.catching_up());
     apply(&mut state, &load_begin("two", 0));
     // The first generation goes on being served; only the source that loads has to wait.
-    assert!(state.readiness().ready && state.is_caught_up(POSTGRES) && state.is_loaded());
+    assert!(state.readiness().ready && state.is_caught_up(POSTGRES) && !state.is_loaded());
     assert!(state.validate(&record(batch(&schema, POSTGRES, "S2", "S3", &[]))).is_err());
     apply(&mut state, &load_end());
     assert_eq!(state.cursor(POSTGRES), "S0");

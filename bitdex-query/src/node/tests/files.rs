@@ -274,7 +274,9 @@ async fn a_load_is_built_beside_what_is_served_and_then_takes_its_place() {
             let state = reaches(&reader, ack.sequence).await;
             assert!(state.readiness().ready && !state.is_loaded());
             for node in [&node, &reader] {
-                assert_eq!(node.wait_for(None, 0, late()).await.unwrap().documents(), served);
+                let state = node.wait_for(None, ack.sequence, late()).await.unwrap();
+                assert_eq!((state.generation(), state.is_loaded()), (generation - 1, false));
+                assert!(state.documents() >= served, "{} of {served}", state.documents());
             }
         }
         let ack = writer.submit(load_end()).await.unwrap();
