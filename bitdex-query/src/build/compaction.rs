@@ -34,7 +34,7 @@ use crate::{
     store::{
         Folder,
         format::Stamp,
-        manifest::{SegmentRef, TableRef},
+        manifest::{Manifest, SegmentRef, TableRef},
         pack::{PackKind, PackWriter},
         segment_name, table_name,
     },
@@ -57,6 +57,22 @@ pub enum Work {
 pub enum Compacted {
     Segment(SegmentRef),
     Table(TableRef),
+}
+
+impl Compacted {
+    /// Names it in a manifest, instead of the file that it replaces.
+    pub fn name_in(self, manifest: &mut Manifest) {
+        match self {
+            Self::Segment(new) => match manifest.segments.binary_search_by_key(&new.number, |old| old.number) {
+                Ok(at) => manifest.segments[at] = new,
+                Err(at) => manifest.segments.insert(at, new),
+            },
+            Self::Table(new) => match manifest.tables.binary_search_by_key(&new.source, |old| old.source) {
+                Ok(at) => manifest.tables[at] = new,
+                Err(at) => manifest.tables.insert(at, new),
+            },
+        }
+    }
 }
 
 /// What is most worth rewriting: the checkpoint's changes of it are at least `fraction` of its documents, or rows.

@@ -134,31 +134,31 @@ impl Build<'_> {
     /// Numbers of the segments that have rows and are not built yet, ascending.
     fn missing(&self, prepared: &Prepared) -> Result<VecDeque<u32>> {
         let mut numbers = VecDeque::new();
-        for number in 0..1_u32 << (u32::BITS - SEGMENT_BITS) {
-            if prepared.segments.binary_search_by_key(&number, |segment| segment.number).is_err()
-                && self.has_rows(number)?
-            {
+        let mut from = 0;
+        while let Some(number) = self.next_segment(from)? {
+            if prepared.segments.binary_search_by_key(&number, |segment| segment.number).is_err() {
                 numbers.push_back(number);
             }
+            from = bounds(number).1 + 1;
         }
         Ok(numbers)
     }
 
-    fn has_rows(&self, number: u32) -> Result<bool> {
-        let (first, last) = bounds(number);
+    /// The first segment that has rows of this id, or of one behind it.
+    fn next_segment(&self, from: i64) -> Result<Option<u32>> {
+        let last = u32::MAX.into();
+        let mut least: Option<i64> = None;
         for place in (0..self.layout.spec().slots).map(|slot| self.layout.place(slot)) {
-            let found = match self.staged_source(place) {
+            let next = match self.staged_source(place) {
                 Some(source) => {
-                    let touches = self.staged.iter().map(|file| file.touches(source, first, last));
-                    touches.collect::<Result<Vec<_>>>()?.contains(&true)
+                    let keys = self.staged.iter().map(|file| file.next_key(source, from, last));
+                    keys.collect::<Result<Vec<_>>>()?.into_iter().flatten().min()
                 }
-                None => self.state.rows(place, first, last)?.next()?.is_some(),
+                None => self.state.rows(place, from, last)?.next()?.map(|(key, _)| key),
             };
-            if found {
-                return Ok(true);
-            }
+            least = least.into_iter().chain(next).min();
         }
-        Ok(false)
+        Ok(least.and_then(|id| u32::try_from(id).ok()).map(|id| id >> SEGMENT_BITS))
     }
 
     /// The source of a place whose rows are the load's.

@@ -111,9 +111,10 @@ impl Staged {
         Ok(Self { path: path.into(), table: Table::open(&pack)?, removals })
     }
 
-    /// Whether it has a row of these sources with a key within the bounds.
-    pub(super) fn touches(&self, source: SourceId, first: i64, last: i64) -> Result<bool> {
-        Ok(!self.table.range(source as u16, first, last)?.is_empty())
+    /// The least key within the bounds of which it has a row of this source.
+    pub(super) fn next_key(&self, source: SourceId, first: i64, last: i64) -> Result<Option<i64>> {
+        let range = self.table.range(source as u16, first, last)?;
+        if range.is_empty() { Ok(None) } else { Ok(Some(self.table.at(range.start)?.0)) }
     }
 }
 

@@ -7,15 +7,15 @@ use std::{
 
 use bitdex_proto::{
     ops::Op,
-    schema::{Schema, SourceKind},
-    value::{FieldType, FieldValue, Value},
+    schema::Schema,
+    value::{FieldValue, Value},
     wire::{self, record::Kind},
 };
 use rand::{RngExt as _, SeedableRng as _};
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    compaction::{Compacted, compact, pick},
+    compaction::{compact, pick},
     generation::{Limits, build},
 };
 use crate::{
@@ -23,7 +23,7 @@ use crate::{
     segment::{sets::BlockBuffer, value::Term},
     state::{
         Files, State,
-        tests::model::{Model, random_op, schema},
+        tests::model::{Model, copy_row, random_op, schema},
         write_checkpoint,
     },
     store::{
@@ -177,16 +177,7 @@ impl Store {
         let frozen = self.state.frozen().unwrap().clone();
         let cancel = AtomicBool::new(false);
         let flushed = write_checkpoint(&frozen, &self.disk, &self.folder, STORE, &cancel).unwrap();
-        if frozen.is_loading() {
-            self.manifest.staged.extend(flushed.staged);
-        } else {
-            self.manifest.staged.clear();
-            if let Some(base) = self.manifest.prepared.take() {
-                self.manifest.segments = base.segments;
-                self.manifest.tables = base.tables;
-            }
-        }
-        self.manifest.checkpoint = Some(flushed.checkpoint);
+        flushed.name_in(&mut self.manifest, &frozen, &[]);
         self.adopt();
     }
 
@@ -210,61 +201,10 @@ impl Store {
         let work = pick(self.state.files(), 0.0).unwrap()?;
         let cancel = AtomicBool::new(false);
         let (compacted, bytes) = compact(self.state.files(), work, &self.disk, &self.folder, STORE, &cancel).unwrap();
-        match compacted {
-            Compacted::Segment(new) => {
-                self.manifest.segments.retain(|old| old.number != new.number);
-                self.manifest.segments.push(new);
-                self.manifest.segments.sort_by_key(|segment| segment.number);
-            }
-            Compacted::Table(new) => {
-                self.manifest.tables.retain(|old| old.source != new.source);
-                self.manifest.tables.push(new);
-                self.manifest.tables.sort_by_key(|table| table.source);
-            }
-        }
+        compacted.name_in(&mut self.manifest);
         self.adopt();
         Some(bytes)
     }
-}
-
-fn copied(ty: FieldType, value: &Value) -> Vec<u8> {
-    match (ty, value) {
-        (FieldType::Timestamp, Value::Int(us)) => (us - 946_684_800_000_000).to_be_bytes().into(),
-        (_, Value::Int(int)) => int.to_be_bytes().into(),
-        (_, Value::Float(float)) => float.get().to_be_bytes().into(),
-        (_, Value::Bool(bool)) => vec![u8::from(*bool)],
-        (_, Value::Text(text)) => text.as_bytes().into(),
-    }
-}
-
-/// An op as a row of COPY, where it can be one.
-fn copy_row(schema: &Schema, op: &Op) -> Option<(usize, Vec<u8>)> {
-    let (source, fields) = match op {
-        Op::Upsert { source, key, row: Some(row) } if schema.sources[*source].is_postgres() => {
-            let columns = schema.sources[*source].columns();
-            if columns
-                .iter()
-                .zip(row.iter())
-                .any(|(of, value)| matches!(of.ty, FieldType::Decimal(_)) && value.is_some())
-            {
-                return None;
-            }
-            let values = columns.iter().zip(row.iter());
-            let values = values.map(|(of, value)| value.as_ref().map(|value| copied(of.ty, value)));
-            (*source, [Some(key.to_be_bytes().to_vec())].into_iter().chain(values).collect::<Vec<_>>())
-        }
-        Op::Member { source, document, value, present: true } => {
-            let SourceKind::Members { ty } = schema.sources[*source].kind else { return None };
-            (*source, vec![Some(i64::from(*document).to_be_bytes().to_vec()), Some(copied(ty, value))])
-        }
-        _ => return None,
-    };
-    let mut bytes = (fields.len() as i16).to_be_bytes().to_vec();
-    for field in fields {
-        bytes.extend(field.as_ref().map_or(-1, |field| field.len() as i32).to_be_bytes());
-        bytes.extend(field.unwrap_or_default());
-    }
-    Some((source, bytes))
 }
 
 /// Sends random rows and ops of other sessions, with a flush now and then; the model sees them in the same order.

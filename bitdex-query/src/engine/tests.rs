@@ -113,7 +113,7 @@ fn answers_equal_the_naive_model() {
             // Rows get into frozen layers and checkpoints at different times.
             match rng.random_range(0..4) {
                 0 if state.frozen().is_none() => state.apply(state.sequence() + 1, &freeze()).unwrap(),
-                1 if state.frozen().is_some() => state.adopt(store.flush(&state)).unwrap(),
+                1 if state.frozen().is_some() => state.adopt(store.flush(&state, &[])).unwrap(),
                 _ => {}
             }
             let ops = rng.random_range(1..=ids * 4);

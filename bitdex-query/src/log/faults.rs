@@ -25,17 +25,19 @@ pub(crate) struct FaultyDisk {
 /// Where writes wait on demand.
 #[derive(Debug, Default)]
 struct Gate {
-    closed: Mutex<bool>,
+    /// To files with this in their name.
+    closed: Mutex<Option<&'static str>>,
     changed: Condvar,
     waiting: Mutex<usize>,
 }
 
 impl Gate {
-    fn pass(&self) {
+    fn pass(&self, name: &str) {
         let mut closed = self.closed.lock();
-        if *closed {
+        let is_held = |closed: &mut Option<&str>| closed.is_some_and(|part| name.contains(part));
+        if is_held(&mut closed) {
             *self.waiting.lock() += 1;
-            self.changed.wait_while(&mut closed, |closed| *closed);
+            self.changed.wait_while(&mut closed, |closed| is_held(closed));
             *self.waiting.lock() -= 1;
         }
     }
@@ -88,13 +90,13 @@ impl FaultyDisk {
         (plan.write, plan.only) = (Some((0, errno)), Some(part));
     }
 
-    /// From now on writes wait until the gate is opened.
-    pub(crate) fn close_gate(&self) {
-        *self.gate.closed.lock() = true;
+    /// From now on writes to files with `part` in their name wait until the gate is opened.
+    pub(crate) fn close_gate(&self, part: &'static str) {
+        *self.gate.closed.lock() = Some(part);
     }
 
     pub(crate) fn open_gate(&self) {
-        *self.gate.closed.lock() = false;
+        *self.gate.closed.lock() = None;
         self.gate.changed.notify_all();
     }
 
@@ -188,12 +190,12 @@ impl FaultyFile {
 
 impl DiskFile for FaultyFile {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        self.gate.pass();
+        let name = self.path.lock().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        self.gate.pass(&name);
         let shared = Arc::clone(&self.shared);
         let mut plan = shared.lock();
         plan.alive()?;
         let mut allowed = bytes.len();
-        let name = self.path.lock().file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
         let concerned = plan.only.is_none_or(|part| name.contains(part));
         if let Some((left, errno)) = plan.write.filter(|_| concerned) {
             allowed = allowed.min(left as usize);

@@ -19,7 +19,7 @@ use parking_lot::Mutex;
 use super::{Command, Shared};
 use crate::{
     build::{
-        compaction::{Compacted, compact, pick},
+        compaction::{compact, pick},
         generation::{Limits, build},
     },
     log::{
@@ -156,29 +156,8 @@ impl Keeper {
         let first_segment = self.segment_of(frozen.sequence() + 1)?;
         let bytes = flushed.bytes;
         self.publish(cancel, |manifest| {
-            let below = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
-            if began.iter().any(|began| (below + 1..=frozen.sequence()).contains(began)) {
-                // Of a load that another took the place of.
-                manifest.staged.clear();
-                manifest.prepared = None;
-            }
-            if frozen.is_loading() {
-                if let Some(file) = flushed.staged {
-                    // What was built lacks these rows.
-                    manifest.prepared = None;
-                    manifest.staged.push(file);
-                }
-            } else {
-                manifest.staged.clear();
-                let generation = flushed.checkpoint.generation;
-                if let Some(base) = manifest.prepared.take_if(|base| base.complete && base.generation == generation) {
-                    manifest.segments = base.segments;
-                    manifest.tables = base.tables;
-                }
-                manifest.prepared = None;
-            }
+            flushed.name_in(manifest, frozen, began);
             manifest.first_segment = first_segment;
-            manifest.checkpoint = Some(flushed.checkpoint);
         })?;
         let elapsed = started.elapsed();
         metrics::counter!("bitdex_checkpoints_total").increment(1);
@@ -198,16 +177,7 @@ impl Keeper {
         };
         let Some(work) = pick(&files, options.compact_fraction)? else { return Ok(false) };
         let (compacted, bytes) = compact(&files, work, disk, folder, store, cancel)?;
-        self.publish(cancel, |manifest| match compacted {
-            Compacted::Segment(new) => match manifest.segments.binary_search_by_key(&new.number, |old| old.number) {
-                Ok(at) => manifest.segments[at] = new,
-                Err(at) => manifest.segments.insert(at, new),
-            },
-            Compacted::Table(new) => match manifest.tables.binary_search_by_key(&new.source, |old| old.source) {
-                Ok(at) => manifest.tables[at] = new,
-                Err(at) => manifest.tables.insert(at, new),
-            },
-        })?;
+        self.publish(cancel, |manifest| compacted.name_in(manifest))?;
         let elapsed = started.elapsed();
         metrics::counter!("bitdex_compactions_total").increment(1);
         metrics::counter!("bitdex_compaction_bytes_total").increment(bytes);

@@ -537,12 +537,17 @@ impl Writing {
         active > worker.shared.options.small_load || frozen > 0 || !self.files.staged().is_empty()
     }
 
+    /// Begins to build once all that the load brought is in files.
     fn go_on_ending(&mut self, worker: &Worker) -> Result<()> {
         let Some(ending) = &mut self.ending else { return Ok(()) };
-        if self.build.is_some() || worker.state.frozen().is_some() {
+        if self.build.is_some() || worker.state.frozen().is_some() || self.flushing.due {
             return Ok(());
         }
-        if ending.frozen || worker.state.staged_bytes().0 == 0 {
+        let checkpoint = self.files.sequence();
+        if worker.began.iter().any(|began| *began > checkpoint) {
+            // The staged files are of the load before, until a flush has taken in that this one began.
+            self.flushing.due = true;
+        } else if ending.frozen || worker.state.staged_bytes().0 == 0 {
             ending.frozen = true;
             // Nothing that may still be refused goes into files.
             let mut durable = State::clone(&worker.shared.current.load());

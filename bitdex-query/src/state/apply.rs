@@ -244,9 +244,13 @@ impl State {
     fn end_load(&mut self) -> Result<()> {
         let loading = self.loading()?.clone();
         loading.check_complete()?;
+        let staged = self.active.take_staged();
         match self.prepared.take() {
-            Some(prepared) => self.swap_in(prepared)?,
-            None => self.replace_loaded(&loading)?,
+            Some(prepared) => {
+                self.swap_in(prepared)?;
+                self.add_staged(&staged)?;
+            }
+            None => self.replace_loaded(&loading, &staged)?,
         }
         let header = &mut self.header;
         header.loading = None;
@@ -259,7 +263,7 @@ impl State {
     }
 
     /// Makes what is staged in memory the rows of all sources that are loaded.
-    fn replace_loaded(&mut self, loading: &Loading) -> Result<()> {
+    fn replace_loaded(&mut self, loading: &Loading, staged: &Staging) -> Result<()> {
         let of_this = |other: Option<&Arc<Loading>>| other.is_some_and(|other| other.began == loading.began);
         if !self.files.staged().is_empty()
             && let Some(checkpoint) = self.files.checkpoint()
@@ -267,7 +271,6 @@ impl State {
         {
             return Err(Error::Internal("the rows of the load are in files, and nothing was built of them".into()));
         }
-        let staged = self.active.take_staged();
         let mut changes = Changes::default();
         let mut scratch = Vec::new();
         for place in (0..self.layout.schema.sources.len()).map(|source| source as Place) {
@@ -277,10 +280,20 @@ impl State {
         }
         let frozen = self.frozen.as_ref().filter(|frozen| of_this(frozen.header.loading.as_ref()));
         let frozen: Option<&Staging> = frozen.map(|frozen| &frozen.layer.staged);
-        for staged in frozen.into_iter().chain([&staged]) {
+        for staged in frozen.into_iter().chain([staged]) {
             for op in staged.ops(self.schema())? {
                 changes.push_staged(&op, &mut scratch);
             }
+        }
+        Ok(self.settle(changes)?)
+    }
+
+    /// What others did to loaded sources after the base was built.
+    fn add_staged(&mut self, staged: &Staging) -> Result<()> {
+        let mut changes = Changes::default();
+        let mut scratch = Vec::new();
+        for op in staged.ops(self.schema())? {
+            changes.push(self, &op, &mut scratch)?;
         }
         Ok(self.settle(changes)?)
     }

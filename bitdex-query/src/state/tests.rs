@@ -1,8 +1,10 @@
 //! Records, layers, loads, deferred ops: states compared with a naive model and with each other, whatever their layers.
 
+mod loads;
 pub(crate) mod model;
+mod store;
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::sync::Arc;
 
 use bitdex_proto::{
     Error,
@@ -16,13 +18,11 @@ use bytes::Bytes;
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+pub(crate) use self::store::Store;
+
 use self::model::{LABELS, LEVEL, Model, RANK, row, schema};
-use super::{CLICKHOUSE, Files, POSTGRES, State, write_checkpoint};
-use crate::{
-    log::disk::{Disk, RealDisk},
-    segment::value::ValueRef,
-    store::{Folder, manifest::Manifest},
-};
+use super::{CLICKHOUSE, POSTGRES, State};
+use crate::segment::value::ValueRef;
 
 pub(crate) fn genesis(schema: &Schema) -> wire::Record {
     let genesis = wire::Genesis { store: "store".into(), definition_hash: schema.hash.clone() };
@@ -48,56 +48,13 @@ pub(crate) fn freeze() -> wire::Record {
     wire::Record { kind: Some(Kind::Freeze(wire::Freeze {})) }
 }
 
-/// A folder in which states are flushed.
-pub(crate) struct Store {
-    _temporary: tempfile::TempDir,
-    folder: Folder,
-    manifest: Manifest,
-    disk: Arc<dyn Disk>,
-}
-
-impl Store {
-    pub(crate) fn new(schema: &Schema) -> Self {
-        let temporary = tempfile::tempdir().unwrap();
-        let manifest = Manifest {
-            format: crate::store::format::NEWEST,
-            store: 7,
-            definition: schema.hash.clone(),
-            epoch: 1,
-            first_segment: 1,
-            next_sequence: 1,
-            checkpoint: None,
-            segments: Vec::new(),
-            tables: Vec::new(),
-            staged: Vec::new(),
-            prepared: None,
-        };
-        Self {
-            folder: Folder::open(temporary.path(), true).unwrap(),
-            _temporary: temporary,
-            manifest,
-            disk: Arc::new(RealDisk),
-        }
-    }
-
-    /// Writes what is frozen, and opens it.
-    pub(crate) fn flush(&mut self, state: &State) -> Arc<Files> {
-        let frozen = state.frozen().unwrap();
-        let flushed =
-            write_checkpoint(frozen, &self.disk, &self.folder, self.manifest.store, &AtomicBool::new(false)).unwrap();
-        self.manifest.checkpoint = Some(flushed.checkpoint);
-        self.manifest.staged.extend(flushed.staged);
-        Files::open(&self.folder, &self.manifest, state.schema(), Some(state.files())).unwrap().unwrap()
-    }
-}
-
 /// The state as a process finds it that opens the store.
 pub(crate) fn round_trip(state: &State) -> State {
     let mut state = state.clone();
     let mut store = Store::new(state.schema());
     let sequence = state.sequence();
     state.apply(sequence + 1, &freeze()).unwrap();
-    let files = store.flush(&state);
+    let files = store.flush(&state, &[]);
     drop(state);
     State::open(files).unwrap()
 }
@@ -466,7 +423,7 @@ fn random_batches_equal_the_model_whatever_the_layers() {
                     apply(&mut layered, &freeze());
                     apply(&mut plain, &freeze());
                     // One adopts later; the other at once, or is opened anew.
-                    let files = eager.flush(&plain);
+                    let files = eager.flush(&plain, &[]);
                     if rng.random() {
                         plain = State::open(files).unwrap();
                     } else {
@@ -474,7 +431,7 @@ fn random_batches_equal_the_model_whatever_the_layers() {
                     }
                 }
                 1 if layered.frozen().is_some() => {
-                    let files = store.flush(&layered);
+                    let files = store.flush(&layered, &[]);
                     layered.adopt(files).unwrap();
                     assert!(layered.frozen().is_none());
                     model::assert_is(&layered, &model);

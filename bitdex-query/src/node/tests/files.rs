@@ -153,7 +153,7 @@ async fn fail_two(errno: i32) -> (tempfile::TempDir, Arc<Node>, Arc<FaultyDisk>,
     let node = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
     let writer = node.writer().unwrap();
     writer.submit(step("a", 0)).await.unwrap();
-    disk.close_gate();
+    disk.close_gate("");
     let submit = |record| {
         let writer = writer.clone();
         tokio::spawn(async move { writer.submit(record).await })
@@ -207,7 +207,7 @@ async fn refusals_wait_for_what_they_depend_on() {
     let disk = Arc::new(FaultyDisk::default());
     let node = Node::open_on(options(folder.path()), Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
     let writer = node.writer().unwrap();
-    disk.close_gate();
+    disk.close_gate("");
     let submit = |record| {
         let writer = writer.clone();
         tokio::spawn(async move { writer.submit(record).await })
@@ -343,6 +343,12 @@ async fn a_load_whose_end_is_interrupted_at_any_step_goes_on_in_the_next_process
         assert_eq!(found, (next.current().hash(), next.current().documents()), "after {step_at} syncs");
         assert_eq!(found, *expected.get_or_insert(found), "after {step_at} syncs");
         assert_eq!(reader.health().problem, None, "after {step_at} syncs");
+        // One freeze may take in the end of that load and the beginning of the next.
+        let ack = next.writer().unwrap().submit(load_begin("second", 2, "d")).await.unwrap();
+        until(|| next.current().files().sequence() >= ack.sequence).await;
+        end(next, folder.path()).await;
+        let again = open(folder.path()).await;
+        assert_eq!((again.current().hash(), again.current().documents()), found, "after {step_at} syncs");
         if whole {
             return;
         }
@@ -392,4 +398,64 @@ async fn a_new_load_drops_what_the_one_before_staged() {
     drop(writer);
     end(node, folder.path()).await;
     assert_eq!(open(folder.path()).await.current().documents(), 50);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_others_do_to_loaded_rows_while_the_base_is_built_is_kept() {
+    for freezes in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FaultyDisk::default());
+        let flush = if freezes { often(1) } else { policy::Settings::default() };
+        let options = NodeOptions { flush, ..building(folder.path()) };
+        let node = Node::open_on(options, Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+        let reader = open_reader(folder.path()).await;
+        let writer = node.writer().unwrap();
+        writer.submit(load_begin("load", 1, "c")).await.unwrap();
+        writer.submit(load_rows(0, 10)).await.unwrap();
+        writer.submit(part_done(10)).await.unwrap();
+        disk.close_gate("segment-");
+        let ending = tokio::spawn({
+            let writer = writer.clone();
+            async move { writer.submit(load_end()).await }
+        });
+        until(|| disk.is_anyone_at_the_gate()).await;
+        writer.submit(step("service", 0)).await.unwrap();
+        disk.open_gate();
+        let ack = ending.await.unwrap().unwrap();
+        for node in [&node, &reader] {
+            let state = reaches(node, ack.sequence).await;
+            assert_eq!((state.documents(), state.is_loaded()), (11, true));
+        }
+        drop(writer);
+        end(node, folder.path()).await;
+        assert_eq!(open(folder.path()).await.current().documents(), 11);
+    }
+}
+
+/// Ends without rows, in this process or the next, before a flush has taken in that it began.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_takes_nothing_of_the_one_before_that_it_broke_off() {
+    for other_process in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let disk = Arc::new(FaultyDisk::default());
+        let flush = policy::Settings { age: Duration::ZERO, ..often(1) };
+        let options = NodeOptions { flush, ..building(folder.path()) };
+        let mut node = Node::open_on(options, Arc::clone(&disk) as Arc<dyn Disk>).await.unwrap();
+        node.writer().unwrap().submit(load_begin("first", 1, "c")).await.unwrap();
+        node.writer().unwrap().submit(load_rows(0, 500)).await.unwrap();
+        until(|| !node.current().files().staged().is_empty() && node.current().frozen().is_none()).await;
+        disk.fail_writes_of("checkpoint-", EIO);
+        node.writer().unwrap().submit(load_begin("second", 2, "d")).await.unwrap();
+        node.writer().unwrap().submit(part_done(0)).await.unwrap();
+        if other_process {
+            end(node, folder.path()).await;
+            node = Node::open(building(folder.path())).await.unwrap();
+        } else {
+            disk.heal();
+        }
+        node.writer().unwrap().submit(load_end()).await.unwrap();
+        assert_eq!((node.current().documents(), node.current().generation()), (0, 2));
+        end(node, folder.path()).await;
+        assert_eq!(open(folder.path()).await.current().documents(), 0);
+    }
 }

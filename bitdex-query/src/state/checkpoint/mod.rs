@@ -12,7 +12,7 @@ use bitdex_proto::{ops::Op, schema::FieldId, wire};
 use prost::Message as _;
 
 use super::{
-    Header,
+    Frozen, Header,
     encode::{Broken, Input},
     layout::Layout,
 };
@@ -24,7 +24,7 @@ use crate::{
         table::Table,
     },
     store::{
-        manifest::CheckpointRef,
+        manifest::{CheckpointRef, Manifest},
         pack::{Pack, PackKind, Section, SectionId, SectionKind},
     },
 };
@@ -41,6 +41,30 @@ pub struct Flushed {
     /// The file with what was staged, where there was something.
     pub staged: Option<String>,
     pub bytes: u64,
+}
+
+impl Flushed {
+    /// Names in a manifest what the flush of `frozen` wrote, and no more what that replaces. `began`: where loads began.
+    pub(crate) fn name_in(self, manifest: &mut Manifest, frozen: &Frozen, began: &[u64]) {
+        let generation = self.checkpoint.generation;
+        if let Some(base) = manifest.prepared.take_if(|base| base.complete && base.generation == generation) {
+            // Its load has ended, whatever has begun since.
+            manifest.segments = base.segments;
+            manifest.tables = base.tables;
+        }
+        let below = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
+        let is_other = began.iter().any(|began| (below + 1..=frozen.sequence()).contains(began));
+        if is_other || !frozen.is_loading() {
+            manifest.staged.clear();
+            manifest.prepared = None;
+        }
+        if let Some(file) = self.staged.filter(|_| frozen.is_loading()) {
+            // What was built lacks these rows.
+            manifest.prepared = None;
+            manifest.staged.push(file);
+        }
+        manifest.checkpoint = Some(self.checkpoint);
+    }
 }
 
 /// An open checkpoint.

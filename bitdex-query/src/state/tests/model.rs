@@ -294,6 +294,48 @@ pub(crate) fn random_value(rng: &mut ChaCha8Rng, ty: FieldType) -> Value {
     }
 }
 
+fn copied(ty: FieldType, value: &Value) -> Vec<u8> {
+    match (ty, value) {
+        (FieldType::Timestamp, Value::Int(us)) => (us - 946_684_800_000_000).to_be_bytes().into(),
+        (FieldType::Decimal(scale), Value::Int(unscaled)) => {
+            // Postgres' numeric: digits of four figures each, here one before the point and one behind it.
+            let one = 10_u64.pow(scale.into());
+            let whole = u16::try_from(unscaled.unsigned_abs() / one).unwrap();
+            let part = unscaled.unsigned_abs() % one * 10_u64.pow(4 - u32::from(scale));
+            let sign = if *unscaled < 0 { 0x4000 } else { 0 };
+            let numbers = [2, 0, sign, u16::from(scale), whole, u16::try_from(part).unwrap()];
+            numbers.into_iter().flat_map(u16::to_be_bytes).collect()
+        }
+        (_, Value::Int(int)) => int.to_be_bytes().into(),
+        (_, Value::Float(float)) => float.get().to_be_bytes().into(),
+        (_, Value::Bool(bool)) => vec![u8::from(*bool)],
+        (_, Value::Text(text)) => text.as_bytes().into(),
+    }
+}
+
+/// An op as a row of COPY, where it can be one, with its source.
+pub(crate) fn copy_row(schema: &Schema, op: &Op) -> Option<(usize, Vec<u8>)> {
+    let key = |key: i64| Some(key.to_be_bytes().to_vec());
+    let (source, fields) = match op {
+        Op::Upsert { source, key: of, row: Some(row) } if schema.sources[*source].is_postgres() => {
+            let columns = schema.sources[*source].columns().iter().zip(row.iter());
+            let values = columns.map(|(column, value)| value.as_ref().map(|value| copied(column.ty, value)));
+            (*source, std::iter::once(key(*of)).chain(values).collect::<Vec<_>>())
+        }
+        Op::Member { source, document, value, present: true } => {
+            let SourceKind::Members { ty } = schema.sources[*source].kind else { return None };
+            (*source, vec![key((*document).into()), Some(copied(ty, value))])
+        }
+        _ => return None,
+    };
+    let mut bytes = (fields.len() as i16).to_be_bytes().to_vec();
+    for field in fields {
+        bytes.extend(field.as_ref().map_or(-1, |field| field.len() as i32).to_be_bytes());
+        bytes.extend(field.unwrap_or_default());
+    }
+    Some((source, bytes))
+}
+
 fn random_id(rng: &mut ChaCha8Rng, ids: u32) -> u32 {
     match rng.random_range(0..50) {
         0 => u32::MAX,
