@@ -4,7 +4,7 @@ use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::store::policy::Settings;
+use crate::store::{format, policy::Settings};
 
 /// Fast filter, sort and page queries over an index that follows a Postgres database.
 #[derive(Debug, Parser)]
@@ -145,6 +145,12 @@ pub struct Serve {
     #[arg(long, env = "BITDEX_MAX_QUEUE_MB", value_name = "MIB", default_value_t = 64,
           value_parser = clap::value_parser!(u32).range(1..=16384))]
     pub max_queue_mb: u32,
+
+    /// The latest format of a store to read, and the one in which a new store is made. With the format before the newest
+    /// this process acts as the release before: make a new store with it where you may have to go back to that release.
+    #[arg(long, env = "BITDEX_NEWEST_FORMAT", value_name = "FORMAT", default_value_t = format::NEWEST,
+          value_parser = clap::value_parser!(u32).range(i64::from(format::OLDEST)..=i64::from(format::NEWEST)))]
+    pub newest_format: u32,
 
     /// After SIGTERM: seconds to go on answering while load balancers learn that this process is going.
     #[arg(long, env = "BITDEX_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 3)]

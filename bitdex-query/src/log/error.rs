@@ -15,8 +15,8 @@ pub enum Error {
     Full { path: PathBuf },
     #[error("{} is damaged at byte {offset}: {reason}", path.display())]
     Damaged { path: PathBuf, offset: u64, reason: String },
-    #[error("{} has format {found}, this release reads {supported}: run the release that wrote it", path.display())]
-    Format { path: PathBuf, found: u32, supported: u32 },
+    #[error("{} has format {found}, this process reads {supported}: run the release that wrote it", path.display())]
+    Format { path: PathBuf, found: u32, supported: String },
     /// The folder is not what this process was told to serve. Names the remedy.
     #[error("{0}")]
     Foreign(String),

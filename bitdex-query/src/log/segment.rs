@@ -88,7 +88,7 @@ impl SegmentHeader {
         }
         let found = u32_at(bytes, 8).ok_or_else(short)?;
         if found != SEGMENT_FORMAT {
-            return Err(Error::Format { path: path.into(), found, supported: SEGMENT_FORMAT });
+            return Err(Error::Format { path: path.into(), found, supported: SEGMENT_FORMAT.to_string() });
         }
         let length = u32_at(bytes, 12).ok_or_else(short)?;
         if length as usize != SEGMENT_HEADER {

@@ -104,9 +104,10 @@ impl Keeper {
 
     /// Raises the store's format, where an operator asks for it.
     pub(super) fn raise(&self) -> Result<()> {
+        let Shared { folder, disk, options, .. } = &*self.shared;
         // A job that publishes just now holds nobody up; it is asked again.
         let Some(mut kept) = self.kept.try_lock() else { return Ok(()) };
-        match raise::answer(&self.shared.folder, &*self.shared.disk, &kept.manifest) {
+        match raise::answer(folder, &**disk, &kept.manifest, options.newest_format) {
             Ok(Some(raised)) => {
                 tracing::info!(format = raised.format, "raised the format of the store");
                 kept.manifest = raised;

@@ -5,7 +5,7 @@ use std::{path::PathBuf, sync::Arc};
 use bitdex_proto::schema::Schema;
 use bytes::Bytes;
 
-use crate::store::policy;
+use crate::store::{format, policy};
 
 /// How a node is opened.
 #[derive(Debug, Clone)]
@@ -30,6 +30,9 @@ pub struct NodeOptions {
     pub build_threads: usize,
     /// Start a new segment of the log once the last one has this many bytes.
     pub segment_bytes: u64,
+    /// The latest format of a store that this process reads, and in which it makes a new one: below
+    /// [`format::NEWEST`] it acts as the release before.
+    pub newest_format: u32,
     /// Bytes of records that may wait to become durable; past it [`super::WriterHandle::submit`] waits.
     pub queue_bytes: usize,
 }
@@ -47,6 +50,7 @@ impl NodeOptions {
             build_memory: 1 << 30,
             build_threads: std::thread::available_parallelism().map_or(1, std::num::NonZero::get),
             segment_bytes: 64 << 20,
+            newest_format: format::NEWEST,
             queue_bytes: 64 << 20,
         }
     }

@@ -35,7 +35,10 @@ use crate::{
     },
     mapping::{Frontier, frontier},
     state::{Files, State},
-    store::manifest::{Manifest, Prepared},
+    store::{
+        format,
+        manifest::{Manifest, Prepared},
+    },
 };
 
 /// How often a follower looks at the frontier.
@@ -330,8 +333,10 @@ impl Worker {
     }
 
     fn read_manifest(&self) -> Result<Option<Manifest>> {
-        let manifest = Manifest::read(&self.shared.folder.manifest())?;
+        let path = self.shared.folder.manifest();
+        let manifest = Manifest::read(&path)?;
         if let Some(manifest) = &manifest {
+            format::check_up_to(&path, manifest.format, self.shared.options.newest_format)?;
             let schema = &self.shared.options.schema;
             manifest.check_definition(self.shared.folder.root(), &schema.index, &schema.hash)?;
             let store = self.state.store();
@@ -482,7 +487,7 @@ impl Worker {
         File::open(RANDOM).and_then(|mut file| file.read_exact(&mut store)).map_err(Error::io("read", RANDOM))?;
         publish(&**disk, &folder.frontier(), &frontier::initial())?;
         let manifest = Manifest {
-            format: crate::store::format::NEWEST,
+            format: options.newest_format,
             store: u128::from_le_bytes(store),
             definition: options.schema.hash.clone(),
             epoch: 0,

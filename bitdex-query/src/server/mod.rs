@@ -88,6 +88,7 @@ impl Server {
             flush: options.flush(),
             build_memory: options.build_memory(),
             build_threads: options.build_threads.map_or(defaults.build_threads, usize::from),
+            newest_format: options.newest_format,
             queue_bytes: options.queue_bytes(),
             ..defaults
         };

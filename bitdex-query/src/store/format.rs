@@ -2,7 +2,8 @@
 //!
 //! A store has one format, which its manifest states; all files that are written bear it. A release reads its own
 //! format and the one before, and writes what the manifest states, so that pods of two releases can serve one folder.
-//! Once every pod is of the new release, `bitdex-query raise-format` raises the manifest's.
+//! Once every pod is of the new release, `bitdex-query raise-format` raises the manifest's. A file is never of a later
+//! format than the manifest was when it was written, so whoever can read the manifest can read every file.
 
 use std::path::Path;
 
@@ -15,10 +16,16 @@ pub const NEWEST: u32 = 3;
 
 /// Refuses a format that this release does not know.
 pub fn check(path: &Path, found: u32) -> Result<()> {
-    if (OLDEST..=NEWEST).contains(&found) {
+    check_up_to(path, found, NEWEST)
+}
+
+/// As [`check`], for a process that acts as a release which knows no format after `newest`.
+pub fn check_up_to(path: &Path, found: u32, newest: u32) -> Result<()> {
+    if (OLDEST..=newest).contains(&found) {
         return Ok(());
     }
-    Err(Error::Format { path: path.into(), found, supported: NEWEST })
+    let supported = if newest > OLDEST { format!("{OLDEST} to {newest}") } else { newest.to_string() };
+    Err(Error::Format { path: path.into(), found, supported })
 }
 
 /// What every file of a store bears. A bare store id stands for the newest format.

@@ -20,8 +20,9 @@ use crate::{
 /// How often the asking process looks.
 const POLL: Duration = Duration::from_millis(20);
 
-/// For the writer, now and then: does what it is asked, and answers the manifest that it published for it.
-pub fn answer(folder: &Folder, disk: &dyn Disk, manifest: &Manifest) -> Result<Option<Manifest>> {
+/// For the writer, now and then: does what it is asked, and answers the manifest that it published for it. What it is
+/// asked in vain, because it knows no format after `newest`, is removed.
+pub fn answer(folder: &Folder, disk: &dyn Disk, manifest: &Manifest, newest: u32) -> Result<Option<Manifest>> {
     let path = folder.raise();
     let asked = match fs::read_to_string(&path) {
         // It may be seen before it is wholly written.
@@ -30,7 +31,7 @@ pub fn answer(folder: &Folder, disk: &dyn Disk, manifest: &Manifest) -> Result<O
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
-    let wanted = asked.trim_end().parse().ok().filter(|wanted| (manifest.format + 1..=format::NEWEST).contains(wanted));
+    let wanted = asked.trim_end().parse().ok().filter(|wanted| (manifest.format + 1..=newest).contains(wanted));
     let raised = wanted.map(|format| Manifest { format, ..manifest.clone() });
     if let Some(raised) = &raised {
         raised.publish(disk, &folder.manifest())?;
@@ -119,11 +120,11 @@ mod tests {
         let folder = Folder::open(root.path(), false).unwrap();
         let manifest = store(&folder);
         let _lock = try_lock(&folder.lock()).unwrap().unwrap();
-        assert_eq!(answer(&folder, &RealDisk, &manifest).unwrap(), None);
+        assert_eq!(answer(&folder, &RealDisk, &manifest, format::NEWEST).unwrap(), None);
         let raised = thread::scope(|scope| {
             let asking = scope.spawn(|| raise(&folder, Duration::from_secs(60)));
             let raised = loop {
-                if let Some(raised) = answer(&folder, &RealDisk, &manifest).unwrap() {
+                if let Some(raised) = answer(&folder, &RealDisk, &manifest, format::NEWEST).unwrap() {
                     break raised;
                 }
                 thread::yield_now();
@@ -155,7 +156,7 @@ mod tests {
         let manifest = store(&folder);
         for (text, removed) in [("1\n", true), ("2\n", true), ("4\n", true), ("x\n", true), ("", false), ("3", false)] {
             fs::write(folder.raise(), text).unwrap();
-            assert_eq!(answer(&folder, &RealDisk, &manifest).unwrap(), None);
+            assert_eq!(answer(&folder, &RealDisk, &manifest, format::NEWEST).unwrap(), None);
             assert_eq!(folder.raise().exists(), !removed, "{text:?}");
         }
         assert_eq!(read(&folder), manifest);

@@ -1,9 +1,11 @@
 //! Every process is replaced in turn, by SIGTERM and by `kill -9`, under searches and steady ingestion: no search fails,
-//! and nothing acknowledged is missing.
+//! and nothing acknowledged is missing. The same between a release and the one before, forth and back.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    fs,
     net::TcpListener,
+    path::PathBuf,
     process::Command,
     sync::{
         Arc, Mutex,
@@ -20,7 +22,10 @@ use bitdex_proto::{
 use rand::SeedableRng as _;
 use rand_chacha::ChaCha8Rng;
 use rustix::process::Signal;
-use tokio::time::{MissedTickBehavior, interval, sleep};
+use tokio::{
+    task::JoinHandle,
+    time::{MissedTickBehavior, interval, sleep},
+};
 
 use crate::{
     alone,
@@ -40,12 +45,22 @@ fn addresses() -> Vec<String> {
     free.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
 }
 
-fn start(folder: &Folder, address: &str) -> Process {
+/// Options that make a process act as a release.
+type Release = &'static [&'static str];
+const NEW: Release = &["--newest-format=3"];
+/// The release before.
+const OLD: Release = &["--newest-format=2"];
+
+fn start(folder: &Folder, address: &str, release: Release) -> Process {
+    Process::start(serve(folder, address, release))
+}
+
+fn serve(folder: &Folder, address: &str, release: Release) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_bitdex-query"));
     command.arg("serve").arg("--definition").arg(folder.definition()).arg("--data").arg(folder.data());
     command.arg(format!("--grpc-listen={address}")).args(["--http-listen=127.0.0.1:0", "--log-format=json"]);
-    command.args(["--drain-seconds=1", "--flush-seconds=1", "--unflushed-mb=1"]);
-    Process::start(command)
+    command.args(["--drain-seconds=1", "--flush-seconds=1", "--unflushed-mb=1"]).args(release);
+    command
 }
 
 /// What searches met.
@@ -127,78 +142,219 @@ async fn feed(addresses: Vec<String>, fed: Arc<Mutex<Fed>>, mut rng: ChaCha8Rng,
     }
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn no_search_fails_while_all_processes_are_replaced() {
-    let _alone = alone().await;
-    let mut rng = random("roll");
-    let (rolls, a_second) = if long() { (20, 1_000) } else { (6, 200) };
-    let folder = folder();
-    let mut free = addresses();
-    let all = free.clone();
-    let mut processes: Vec<Process> = (0..3).map(|_| start(&folder, &free.remove(0))).collect();
-    let mut model = Model::new();
-    model.apply(&mark(2));
-    first_load(&processes.iter().collect::<Vec<_>>(), &model).await;
-    for process in &processes {
-        ready(process).await;
-    }
-    let stop = Arc::new(AtomicBool::new(false));
-    let met = Arc::new(Mutex::new(Met::default()));
-    let fed =
-        Arc::new(Mutex::new(Fed { models: [(2, model)].into(), acknowledged: 2, gone: None, promotions: Vec::new() }));
-    let client = Client::connect(all.clone()).unwrap();
-    let feeding = tokio::spawn(feed(all, Arc::clone(&fed), ChaCha8Rng::from_rng(&mut rng), Arc::clone(&stop)));
-    let searching = tokio::spawn(searches(client.clone(), a_second, Arc::clone(&met), Arc::clone(&stop)));
+/// Three processes under searches and ingestion.
+struct Fleet {
+    folder: Folder,
+    /// Addresses that no process has.
+    free: Vec<String>,
+    /// In the order in which they were started.
+    processes: Vec<Process>,
+    releases: Vec<Release>,
+    met: Arc<Mutex<Met>>,
+    fed: Arc<Mutex<Fed>>,
+    client: Client,
+    stop: Arc<AtomicBool>,
+    searching: JoinHandle<()>,
+    feeding: JoinHandle<()>,
+}
 
-    for roll in 0..rolls {
-        let new = start(&folder, &free.remove(0));
-        ready(&new).await;
-        let mut old = processes.remove(0);
-        processes.push(new);
-        let writes = old.client().describe("things").await.unwrap().role == "writer";
-        let before = fed.lock().unwrap().acknowledged;
-        if writes {
-            fed.lock().unwrap().gone = Some(Instant::now());
+impl Fleet {
+    async fn start(release: Release, a_second: u32, rng: &mut ChaCha8Rng) -> Self {
+        let folder = folder();
+        let mut free = addresses();
+        let all = free.clone();
+        let processes: Vec<Process> = (0..3).map(|_| start(&folder, &free.remove(0), release)).collect();
+        let mut model = Model::new();
+        model.apply(&mark(2));
+        first_load(&processes.iter().collect::<Vec<_>>(), &model).await;
+        for process in &processes {
+            ready(process).await;
         }
-        if roll % 2 == 0 {
+        let stop = Arc::new(AtomicBool::new(false));
+        let met = Arc::new(Mutex::new(Met::default()));
+        let fed = Fed { models: [(2, model)].into(), acknowledged: 2, gone: None, promotions: Vec::new() };
+        let fed = Arc::new(Mutex::new(fed));
+        let client = Client::connect(all.clone()).unwrap();
+        let feeding = tokio::spawn(feed(all, Arc::clone(&fed), ChaCha8Rng::from_rng(rng), Arc::clone(&stop)));
+        let searching = tokio::spawn(searches(client.clone(), a_second, Arc::clone(&met), Arc::clone(&stop)));
+        Self { folder, free, processes, releases: vec![release; 3], met, fed, client, stop, searching, feeding }
+    }
+
+    /// Starts a process, and ends the one that has run longest, once the new one is ready.
+    async fn replace(&mut self, release: Release, gracefully: bool) {
+        let new = start(&self.folder, &self.free.remove(0), release);
+        ready(&new).await;
+        let mut old = self.processes.remove(0);
+        self.processes.push(new);
+        self.releases.rotate_left(1);
+        self.releases[2] = release;
+        if is_writer(&old).await {
+            self.fed.lock().unwrap().gone = Some(Instant::now());
+        }
+        if gracefully {
             old.signal(Signal::TERM);
             assert_eq!(old.ended().await.code(), Some(0), "{}", old.log());
         } else {
             old.kill();
         }
-        free.push(old.grpc.clone());
-        eventually("ingestion to go on", || async { (fed.lock().unwrap().acknowledged > before + 3).then_some(()) })
-            .await;
-        assert!(!feeding.is_finished(), "the feed failed");
+        self.free.push(old.grpc.clone());
+        self.goes_on().await;
     }
-    stop.store(true, Ordering::Relaxed);
-    searching.await.unwrap();
-    feeding.await.unwrap();
 
-    let (model, mut promotions) = {
-        let fed = fed.lock().unwrap();
-        (fed.models[&fed.acknowledged].clone(), fed.promotions.clone())
-    };
-    let ids: Vec<u32> = std::iter::once(crate::model::MARKER).chain(RANDOM.ids()).collect();
-    let wanted = expected(&model, ids.iter().copied());
-    for process in &processes {
-        eventually("every batch", || async {
-            let (found, _) = get(&process.client(), &model.schema, ids.clone()).await.ok()?;
-            (found == wanted).then_some(())
-        })
-        .await;
+    /// The release of the writer, and the others'.
+    async fn roles(&self) -> (Release, Vec<Release>) {
+        loop {
+            for (at, process) in self.processes.iter().enumerate() {
+                if is_writer(process).await {
+                    let mut others = self.releases.clone();
+                    return (others.remove(at), others);
+                }
+            }
+        }
     }
-    let mut met = std::mem::take(&mut *met.lock().unwrap());
-    met.latencies.sort_unstable();
-    promotions.sort_unstable();
-    let slow = met.latencies.iter().filter(|latency| **latency > SLOW).count();
-    report(&format!(
-        "{rolls} processes replaced: {} searches, {} failed, {slow} slower than {SLOW:?}, the slowest {:?}, {} retries; \
-         from the writer's end to the next acknowledgement: {promotions:?}",
-        met.latencies.len(),
-        met.failed.len(),
-        met.latencies.last(),
-        client.retries()
-    ));
-    assert_eq!(met.failed, Vec::<String>::new());
+
+    /// Waits for acknowledgements.
+    async fn goes_on(&self) {
+        let acknowledged = || self.fed.lock().unwrap().acknowledged;
+        let before = acknowledged();
+        eventually("ingestion to go on", || async { (acknowledged() > before + 3).then_some(()) }).await;
+        assert!(!self.feeding.is_finished(), "the feed failed");
+    }
+
+    /// Stops searches and ingestion; every process has all that was acknowledged, and no search failed.
+    async fn finish(self) -> Folder {
+        self.stop.store(true, Ordering::Relaxed);
+        self.searching.await.unwrap();
+        self.feeding.await.unwrap();
+        let (model, mut promotions) = {
+            let fed = self.fed.lock().unwrap();
+            (fed.models[&fed.acknowledged].clone(), fed.promotions.clone())
+        };
+        let ids: Vec<u32> = std::iter::once(crate::model::MARKER).chain(RANDOM.ids()).collect();
+        let wanted = expected(&model, ids.iter().copied());
+        for process in &self.processes {
+            eventually("every batch", || async {
+                let (found, _) = get(&process.client(), &model.schema, ids.clone()).await.ok()?;
+                (found == wanted).then_some(())
+            })
+            .await;
+        }
+        let mut met = std::mem::take(&mut *self.met.lock().unwrap());
+        met.latencies.sort_unstable();
+        promotions.sort_unstable();
+        let slow = met.latencies.iter().filter(|latency| **latency > SLOW).count();
+        report(&format!(
+            "{} searches, {} failed, {slow} slower than {SLOW:?}, the slowest {:?}, {} retries; from the writer's end to \
+             the next acknowledgement: {promotions:?}",
+            met.latencies.len(),
+            met.failed.len(),
+            met.latencies.last(),
+            self.client.retries()
+        ));
+        assert_eq!(met.failed, Vec::<String>::new());
+        self.folder
+    }
+}
+
+async fn is_writer(process: &Process) -> bool {
+    process.client().describe("things").await.is_ok_and(|described| described.role == "writer")
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn no_search_fails_while_all_processes_are_replaced() {
+    let _alone = alone().await;
+    let mut rng = random("roll");
+    let (rolls, a_second) = if long() { (20, 1_000) } else { (6, 200) };
+    let mut fleet = Fleet::start(NEW, a_second, &mut rng).await;
+    for roll in 0..rolls {
+        fleet.replace(NEW, roll % 2 == 0).await;
+    }
+    fleet.finish().await;
+}
+
+/// The format that the manifest states.
+fn format(folder: &Folder) -> u32 {
+    let text = fs::read_to_string(folder.data().join("MANIFEST")).unwrap();
+    text.lines().next().unwrap().strip_prefix("bitdex manifest ").unwrap().parse().unwrap()
+}
+
+/// The formats of all files that bear one; a file may go meanwhile.
+fn formats(folder: &Folder) -> BTreeSet<u32> {
+    let read = |path| fs::read(path).ok().map(|bytes| u32::from_le_bytes(bytes[8..12].try_into().unwrap()));
+    folder.files(".pack").into_iter().filter_map(read).collect()
+}
+
+/// The newest checkpoint's file.
+fn checkpoint(folder: &Folder) -> Option<PathBuf> {
+    folder.files(".pack").into_iter().rfind(|path| path.to_string_lossy().contains("checkpoint-"))
+}
+
+/// `bitdex-query` with this command on the folder: whether it succeeds, and what it says.
+async fn tool(folder: &Folder, command: &str, options: &[&str]) -> (bool, String) {
+    let mut tool = Command::new(env!("CARGO_BIN_EXE_bitdex-query"));
+    tool.arg(command).arg("--data").arg(folder.data()).args(options);
+    let output = tokio::task::spawn_blocking(move || tool.output().unwrap()).await.unwrap();
+    let said = [output.stdout, output.stderr].map(|bytes| String::from_utf8(bytes).unwrap()).concat();
+    (output.status.success(), said)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn two_releases_serve_one_folder_until_its_format_is_raised() {
+    let _alone = alone().await;
+    let mut rng = random("roll between releases");
+    let (rounds, a_second) = if long() { (4, 1_000) } else { (1, 200) };
+    let mut fleet = Fleet::start(OLD, a_second, &mut rng).await;
+    // Forth, back, and in mixed company.
+    let releases = [NEW, NEW, NEW, OLD, OLD, OLD, NEW, OLD, NEW].repeat(rounds);
+    let mut flushed = BTreeMap::new();
+    for (roll, release) in releases.into_iter().enumerate() {
+        fleet.replace(release, roll % 2 == 0).await;
+        let before = checkpoint(&fleet.folder);
+        eventually("a flush", || async { (checkpoint(&fleet.folder) > before).then_some(()) }).await;
+        *flushed.entry(fleet.roles().await.0).or_insert(0) += 1;
+        assert_eq!((format(&fleet.folder), formats(&fleet.folder)), (2, [2].into()));
+    }
+    assert!(flushed.contains_key(OLD) && flushed.contains_key(NEW), "{flushed:?}");
+    report(&format!("flushes awaited, by options of the writer: {flushed:?}"));
+
+    // The release before cannot raise it, and is left alone.
+    while fleet.roles().await.0 != OLD {
+        fleet.replace(OLD, true).await;
+    }
+    let (raised, said) = tool(&fleet.folder, "raise-format", &["--patience-seconds=1"]).await;
+    assert!(!raised && said.contains("replace every pod by this release first"), "{said}");
+    assert_eq!(format(&fleet.folder), 2);
+
+    // Raised too early, it is not served by the release before any more: that one says why, and is replaced.
+    for release in [NEW, OLD].into_iter().cycle() {
+        if matches!(fleet.roles().await, (writer, others) if writer == NEW && others.contains(&OLD)) {
+            break;
+        }
+        fleet.replace(release, true).await;
+    }
+    let (raised, said) = tool(&fleet.folder, "raise-format", &[]).await;
+    assert!(raised && said.contains("from 2 to 3"), "{said}");
+    assert_eq!(format(&fleet.folder), 3);
+    let told = |text: &str| text.contains("MANIFEST has format 3, this process reads 2: run the release that wrote it");
+    let left = &fleet.processes[fleet.releases.iter().position(|release| *release == OLD).unwrap()];
+    eventually("the release before to say that it cannot go on", || async {
+        let (status, text) = left.get("/readyz").await;
+        (status == 503 && told(&text)).then_some(())
+    })
+    .await;
+    assert!(left.client().search(SearchRequest::new("things")).await.is_ok(), "it answers as before");
+    fleet.goes_on().await;
+    let refused = serve(&fleet.folder, &fleet.free[0], OLD).output().unwrap();
+    assert_eq!(refused.status.code(), Some(64));
+    assert!(told(&String::from_utf8(refused.stderr).unwrap()));
+
+    // It may get the lock all the same: it gives it up again.
+    for gracefully in [false, true, true] {
+        fleet.replace(NEW, gracefully).await;
+    }
+    eventually("files of the new format", || async { formats(&fleet.folder).contains(&3).then_some(()) }).await;
+    let folder = fleet.finish().await;
+    let definition = format!("--definition={}", folder.definition().display());
+    let (sound, said) = tool(&folder, "check", &[&definition]).await;
+    assert!(sound, "{said}");
 }
