@@ -110,10 +110,15 @@ fn answers_equal_the_naive_model() {
         let mut store = Store::new(&schema);
         for n in 0..20_u64 {
             let what = format!("seed {seed}, round {round}, batch {n}");
-            // Rows get into frozen layers and checkpoints at different times.
-            match rng.random_range(0..4) {
+            // Rows get into frozen layers, checkpoints, segments and tables at different times.
+            match rng.random_range(0..5) {
                 0 if state.frozen().is_none() => state.apply(state.sequence() + 1, &freeze()).unwrap(),
                 1 if state.frozen().is_some() => state.adopt(store.flush(&state, &[])).unwrap(),
+                2 => {
+                    while let Some(files) = store.compact(state.files(), 0.01) {
+                        state.adopt(files).unwrap();
+                    }
+                }
                 _ => {}
             }
             let ops = rng.random_range(1..=ids * 4);

@@ -33,7 +33,7 @@ use crate::{
 /// From this many documents on, those that a row reaches are moved together where that is possible.
 const WIDE: u64 = 1024;
 /// From this many documents on, they are computed by several threads.
-const PARALLEL: u64 = 100_000;
+const PARALLEL: u64 = if cfg!(test) { 1_000 } else { 100_000 };
 
 /// What a set of rows does to the layers.
 #[derive(Debug, Default)]

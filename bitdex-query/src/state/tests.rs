@@ -20,7 +20,7 @@ use rand_chacha::ChaCha8Rng;
 
 pub(crate) use self::store::Store;
 
-use self::model::{LABELS, LEVEL, Model, RANK, row, schema};
+use self::model::{LABELS, LEVEL, Model, RANK, row, schema, schema_by_column};
 use super::{CLICKHOUSE, POSTGRES, State};
 use crate::segment::value::ValueRef;
 
@@ -60,7 +60,11 @@ pub(crate) fn round_trip(state: &State) -> State {
 }
 
 fn new_state() -> State {
-    let schema = Arc::new(schema());
+    state_of(schema())
+}
+
+fn state_of(schema: Schema) -> State {
+    let schema = Arc::new(schema);
     let mut state = State::new(schema.clone());
     state.apply(1, &genesis(&schema)).unwrap();
     state
@@ -397,8 +401,8 @@ fn scaled(rounds: u32) -> u32 {
 #[test]
 fn random_batches_equal_the_model_whatever_the_layers() {
     let mut rng = seeded();
-    for _ in 0..scaled(3) {
-        let mut plain = new_state();
+    for round in 0..scaled(4) {
+        let mut plain = state_of(if round % 2 == 0 { schema() } else { schema_by_column() });
         let schema = plain.schema().clone();
         let mut layered = plain.clone();
         let (mut store, mut eager) = (Store::new(&schema), Store::new(&schema));
@@ -445,7 +449,13 @@ fn random_batches_equal_the_model_whatever_the_layers() {
 #[test]
 fn a_row_that_reaches_many_documents_moves_them_as_the_model_does() {
     let mut rng = seeded();
-    let mut state = new_state();
+    for schema in [schema(), schema_by_column()] {
+        reach_many(&mut rng, schema);
+    }
+}
+
+fn reach_many(rng: &mut ChaCha8Rng, schema: Schema) {
+    let mut state = state_of(schema);
     let schema = state.schema().clone();
     let mut model = Model::default();
     let mut cursor = 0;
@@ -464,15 +474,15 @@ fn a_row_that_reaches_many_documents_moves_them_as_the_model_does() {
     let member = |id: i64| Op::Member { source: 5, document: id as u32, value: Value::Int(id % 2), present: true };
     let ids = || (0..5_000_i64).map(|id| id * 20);
     step(&mut state, ids().map(|id| document(id, id / 20 % 2)).chain(ids().map(member)).collect());
-    for _ in 0..scaled(12) {
+    for _ in 0..scaled(8) {
         let mut ops = Vec::new();
         for _ in 0..rng.random_range(1..4) {
             let key = rng.random_range(0..2);
             let int = |rng: &mut ChaCha8Rng| (rng.random_range(0..5) > 0).then(|| Value::Int(rng.random_range(0..3)));
             let text = Some(Value::Text(["a", "b"][rng.random_range(0..2)].into()));
             let (source, values) = match rng.random_range(0..3) {
-                0 => (1, vec![int(&mut rng), int(&mut rng)]),
-                1 => (2, vec![text, int(&mut rng)]),
+                0 => (1, vec![int(rng), int(rng)]),
+                1 => (2, vec![text, int(rng)]),
                 _ => (3, vec![Some(Value::Bool(rng.random()))]),
             };
             let row = (rng.random_range(0..6) > 0).then(|| row(values));

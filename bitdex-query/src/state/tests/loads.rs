@@ -124,8 +124,8 @@ struct World {
 }
 
 impl World {
-    fn new(ids: u32) -> Self {
-        let schema = Arc::new(schema());
+    fn new(schema: Schema, ids: u32) -> Self {
+        let schema = Arc::new(schema);
         let mut world = Self {
             log: Vec::new(),
             processes: (0..3).map(|_| Process::new(&schema)).collect(),
@@ -348,8 +348,9 @@ impl World {
 fn random_loads_equal_the_model_whatever_the_files() {
     let mut rng = seeded();
     let mut steps = [0; 12];
-    for _ in 0..scaled(2) {
-        let mut world = World::new([20, 300][rng.random_range(0..2)]);
+    for round in 0..scaled(2) {
+        let schema = if round % 2 == 0 { schema() } else { schema_by_column() };
+        let mut world = World::new(schema, [20, 300][rng.random_range(0..2)]);
         for _ in 0..80 {
             world.step(&mut rng);
             world.check(&mut rng);

@@ -108,6 +108,21 @@ pub(crate) fn schema() -> Schema {
     Schema { index: "things".into(), hash: "hash".into(), sources, fields: fields.collect(), visible_at: Some(7) }
 }
 
+/// As [`schema`], but the way from posts back to documents leads through a column.
+pub(crate) fn schema_by_column() -> Schema {
+    let mut schema = schema();
+    let origin = Origin::Document { column: 5 };
+    schema.fields.push(Field {
+        name: "postId".into(),
+        ty: FieldType::Int,
+        many: false,
+        filter: true,
+        sort: true,
+        origin,
+    });
+    schema
+}
+
 /// Source rows in plain maps.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Model {
