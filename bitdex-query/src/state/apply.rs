@@ -144,19 +144,18 @@ impl State {
 
     fn apply_ops(&mut self, ops: impl Iterator<Item = Result<Op>>) -> Result<()> {
         let mut changes = Changes::default();
-        let mut scratch = Vec::new();
         let loading = self.header.loading.is_some();
         // What is deferred waits for the first documents.
         let defers = loading && !self.header.loaded;
         for op in ops {
             let op = op?;
             if loading && self.is_loaded_source(&op) {
-                self.active.stage(|staged| staged.push_op(op.clone()));
+                self.active.staged.push_op(op.clone());
                 if defers {
                     continue;
                 }
             }
-            if changes.push(self, &op, &mut scratch)? {
+            if changes.push(self, &op)? {
                 continue;
             }
             match op {
@@ -225,7 +224,7 @@ impl State {
 
     fn stage_rows(&mut self, rows: &wire::LoadRows) -> Result<()> {
         let source = self.loading()?.part(rows.part)?.source as usize;
-        self.active.stage(|staged| staged.push_rows(source, rows.copy_rows.clone()));
+        self.active.staged.push_rows(source, rows.copy_rows.clone());
         Ok(())
     }
 
@@ -272,7 +271,6 @@ impl State {
             return Err(Error::Internal("the rows of the load are in files, and nothing was built of them".into()));
         }
         let mut changes = Changes::default();
-        let mut scratch = Vec::new();
         for place in (0..self.layout.schema.sources.len()).map(|source| source as Place) {
             if self.layout.is_loaded(place) {
                 changes.clear(self, place, (i64::MIN, i64::MAX), |_| false)?;
@@ -282,7 +280,7 @@ impl State {
         let frozen: Option<&Staging> = frozen.map(|frozen| &frozen.layer.staged);
         for staged in frozen.into_iter().chain([staged]) {
             for op in staged.ops(self.schema())? {
-                changes.push_staged(&op, &mut scratch);
+                changes.push_staged(&op);
             }
         }
         Ok(self.settle(changes)?)
@@ -329,8 +327,8 @@ impl State {
         }
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.layer);
         for layer in frozen.into_iter().chain([&self.active]) {
-            for ((_, key), _) in layer.rows.range((place, i64::MIN)..=(place, i64::MAX)) {
-                add(*key)?;
+            for (key, _) in layer.rows.of(place, i64::MIN, i64::MAX) {
+                add(key)?;
             }
         }
         let sequence = prepared.segments().iter().map(|segment| segment.sequence()).min().unwrap_or(0);

@@ -1,7 +1,5 @@
 //! The row changes of a batch, gathered in order and brought down to one new row for each place and key.
 
-use std::sync::Arc;
-
 use bitdex_proto::{
     ops::{Change, Op, Row},
     schema::FieldId,
@@ -17,9 +15,12 @@ use super::{
 };
 use crate::{log::Result, segment::value::ValueRef};
 
+/// Where bytes stand among others.
+pub(super) type Span = std::ops::Range<usize>;
+
 #[derive(Debug)]
 enum Step {
-    Row(Option<Arc<[u8]>>),
+    Row(Option<Span>),
     Member(Value, bool),
     External(Change),
 }
@@ -28,22 +29,41 @@ enum Step {
 #[derive(Debug, Default)]
 pub(super) struct Changes {
     steps: Vec<(Place, i64, Step)>,
+    /// The rows' bytes.
+    bytes: Vec<u8>,
 }
 
 /// A row that is no longer what it was.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub(super) struct RowChange<'s> {
     pub(super) place: Place,
     pub(super) key: i64,
     pub(super) old: Option<&'s [u8]>,
-    pub(super) new: Option<Arc<[u8]>>,
+    pub(super) new: Option<&'s [u8]>,
 }
 
-/// The bytes of a row.
-fn encoded(row: &Row, out: &mut Vec<u8>) -> Arc<[u8]> {
-    out.clear();
-    row.iter().for_each(|value| encode::put_optional(out, value.as_ref()));
-    out.as_slice().into()
+/// The rows that differ from a state's, in the order of (place, key).
+#[derive(Debug)]
+pub(super) struct Resolved<'s> {
+    rows: Vec<(Place, i64, Option<&'s [u8]>, Option<Span>)>,
+    /// Of the new rows.
+    pub(super) bytes: Vec<u8>,
+}
+
+impl<'s> Resolved<'s> {
+    pub(super) fn rows<'r>(&'r self) -> Vec<RowChange<'r>>
+    where
+        's: 'r,
+    {
+        let new = |span: &Option<Span>| span.as_ref().and_then(|span| self.bytes.get(span.clone()));
+        let rows = self.rows.iter();
+        rows.map(|(place, key, old, span)| RowChange { place: *place, key: *key, old: *old, new: new(span) }).collect()
+    }
+
+    /// Where the new rows stand among the bytes.
+    pub(super) fn into_new(self) -> (Vec<(Place, i64, Option<Span>)>, Vec<u8>) {
+        (self.rows.into_iter().map(|(place, key, _, new)| (place, key, new)).collect(), self.bytes)
+    }
 }
 
 impl Changes {
@@ -51,13 +71,27 @@ impl Changes {
         self.steps.is_empty()
     }
 
-    pub(super) fn row(&mut self, place: Place, key: i64, row: Option<&Row>, scratch: &mut Vec<u8>) {
-        self.steps.push((place, key, Step::Row(row.map(|row| encoded(row, scratch)))));
+    /// Number of changes.
+    pub(super) fn len(&self) -> usize {
+        self.steps.len()
+    }
+
+    pub(super) fn row(&mut self, place: Place, key: i64, row: Option<&Row>) {
+        let span = row.map(|row| {
+            let start = self.bytes.len();
+            row.iter().for_each(|value| encode::put_optional(&mut self.bytes, value.as_ref()));
+            start..self.bytes.len()
+        });
+        self.steps.push((place, key, Step::Row(span)));
     }
 
     /// A row as it stands in a layer.
     pub(super) fn bytes(&mut self, place: Place, key: i64, row: Option<&[u8]>) {
-        self.steps.push((place, key, Step::Row(row.map(Arc::from))));
+        let span = row.map(|row| {
+            self.bytes.extend_from_slice(row);
+            self.bytes.len() - row.len()..self.bytes.len()
+        });
+        self.steps.push((place, key, Step::Row(span)));
     }
 
     pub(super) fn member(&mut self, place: Place, document: u32, value: Value, present: bool) {
@@ -86,13 +120,13 @@ impl Changes {
     }
 
     /// Takes in an op that was staged: what came before it is all there is.
-    pub(super) fn push_staged(&mut self, op: &Op, scratch: &mut Vec<u8>) {
+    pub(super) fn push_staged(&mut self, op: &Op) {
         let mut forget = |place: Place, gone: &dyn Fn(i64) -> bool| {
             // A step that removes stays: it hides the state's row.
             self.steps.retain(|(of, key, step)| *of != place || !gone(*key) || matches!(step, Step::Row(None)));
         };
         match op {
-            Op::Upsert { source, key, row } => self.row(*source as Place, *key, row.as_ref(), scratch),
+            Op::Upsert { source, key, row } => self.row(*source as Place, *key, row.as_ref()),
             Op::Member { source, document, value, present } => {
                 self.member(*source as Place, *document, value.clone(), *present);
             }
@@ -106,9 +140,9 @@ impl Changes {
     }
 
     /// Takes in an op on the rows of a source; tells whether it was one.
-    pub(super) fn push(&mut self, state: &State, op: &Op, scratch: &mut Vec<u8>) -> Result<bool> {
+    pub(super) fn push(&mut self, state: &State, op: &Op) -> Result<bool> {
         match op {
-            Op::Upsert { source, key, row } => self.row(*source as Place, *key, row.as_ref(), scratch),
+            Op::Upsert { source, key, row } => self.row(*source as Place, *key, row.as_ref()),
             Op::Member { source, document, value, present } => {
                 self.member(*source as Place, *document, value.clone(), *present);
             }
@@ -122,124 +156,132 @@ impl Changes {
         Ok(true)
     }
 
-    /// The rows that differ from the state's, in the order of (place, key).
-    pub(super) fn resolve(mut self, state: &State) -> Result<Vec<RowChange<'_>>> {
+    /// The rows that differ from the state's.
+    pub(super) fn resolve(mut self, state: &State) -> Result<Resolved<'_>> {
+        // In bulk they mostly come in order already, or in runs.
         self.steps.sort_by_key(|(place, key, _)| (*place, *key));
-        let mut changed = Vec::with_capacity(self.steps.len());
-        let mut steps = self.steps.into_iter().peekable();
-        let mut group: Vec<Step> = Vec::new();
-        let mut folding = Folding::default();
-        while let Some((place, key, step)) = steps.next() {
-            group.clear();
-            group.push(step);
-            while let Some((_, _, step)) = steps.next_if(|(of, other, _)| (*of, *other) == (place, key)) {
-                group.push(step);
-            }
-            let old = state.row(place, key)?;
-            let new = match folding.fold(old, &mut group) {
-                Ok(Some(new)) => new,
-                Ok(None) => continue,
-                Err(Broken) => return Err(broken(&state.layout, place, key, old.unwrap_or_default())),
+        let mut rows = Vec::with_capacity(self.steps.len());
+        let mut folding = Folding { held: self.bytes, ..Folding::default() };
+        let mut steps = self.steps.as_slice();
+        while let Some((place, key, _)) = steps.first() {
+            let length = steps.iter().take_while(|(of, other, _)| (of, other) == (place, key)).count();
+            let (group, rest) = steps.split_at(length);
+            steps = rest;
+            let old = state.row(*place, *key)?;
+            let new = match folding.fold(old, group) {
+                Ok(new) => new,
+                Err(Broken) => return Err(broken(&state.layout, *place, *key, old.unwrap_or_default())),
             };
-            if new.as_deref() != old {
-                changed.push(RowChange { place, key, old, new });
+            let is_new = match &new {
+                Some(span) => folding.held.get(span.clone()) != old,
+                None => old.is_some(),
+            };
+            if is_new {
+                rows.push((*place, *key, old, new));
             }
         }
-        Ok(changed)
+        Ok(Resolved { rows, bytes: folding.held })
     }
 }
 
 /// Works out the new row of one place and key; its room is used again.
 #[derive(Debug, Default)]
 struct Folding {
+    /// Bytes of rows, those that are worked out behind those that came.
+    held: Vec<u8>,
     values: Vec<u8>,
     out: Vec<u8>,
 }
 
 impl Folding {
-    /// `None`: as before. `group` is in order.
-    fn fold(&mut self, old: Option<&[u8]>, group: &mut Vec<Step>) -> Result<Option<Option<Arc<[u8]>>>, Broken> {
+    /// `None`: there is no row. `group` is in order.
+    fn fold(&mut self, old: Option<&[u8]>, group: &[(Place, i64, Step)]) -> Result<Option<Span>, Broken> {
         // The last whole row hides what was before it.
-        let whole = group.iter().rposition(|step| matches!(step, Step::Row(_)));
-        let held = match whole {
-            Some(at) => match group.drain(..=at).next_back() {
-                Some(Step::Row(row)) => row,
-                _ => None,
-            },
-            None => None,
+        let whole = group.iter().rposition(|(_, _, step)| matches!(step, Step::Row(_)));
+        let (held, group) = match whole.and_then(|at| Some((&group.get(at)?.2, group.get(at + 1..)?))) {
+            Some((Step::Row(span), behind)) => (Some(span.clone()), behind),
+            _ => (None, group),
         };
-        let start = if whole.is_some() { held.as_deref() } else { old };
-        let folded = match group.first() {
-            None => return Ok(Some(held)),
-            Some(Step::External(_)) => self.external(start, group)?,
-            Some(_) => self.members(start, group)?,
+        let Some((_, _, first)) = group.first() else { return Ok(held.flatten()) };
+        let mut out = std::mem::take(&mut self.out);
+        out.clear();
+        let start = match &held {
+            Some(span) => span.clone().and_then(|span| self.held.get(span)),
+            None => old,
         };
-        if !folded {
-            return Ok(Some(None));
-        }
-        Ok((Some(self.out.as_slice()) != old).then(|| Some(self.out.as_slice().into())))
+        let is_there = match first {
+            Step::External(_) => external(start, group, &mut out),
+            _ => members(start, group, &mut self.values, &mut out),
+        };
+        let span = self.held.len()..self.held.len() + out.len();
+        self.held.extend_from_slice(&out);
+        self.out = out;
+        Ok(is_there?.then_some(span))
     }
+}
 
-    /// Writes the new set to `out`; tells whether it has any values.
-    fn members(&mut self, old: Option<&[u8]>, group: &mut [Step]) -> Result<bool, Broken> {
-        let mut changes = SmallVec::<[(ValueRef<'_>, bool); 8]>::new();
-        for step in group.iter() {
-            if let Step::Member(value, present) = step {
-                changes.push((ValueRef::of(value), *present));
+/// Writes the new set to `out`; tells whether it has any values.
+fn members(
+    old: Option<&[u8]>,
+    group: &[(Place, i64, Step)],
+    values: &mut Vec<u8>,
+    out: &mut Vec<u8>,
+) -> Result<bool, Broken> {
+    let mut changes = SmallVec::<[(ValueRef<'_>, bool); 16]>::new();
+    for (_, _, step) in group {
+        if let Step::Member(value, present) = step {
+            changes.push((ValueRef::of(value), *present));
+        }
+    }
+    changes.sort_by_key(|(value, _)| *value);
+    // The last change of a value wins.
+    changes.reverse();
+    changes.dedup_by_key(|(value, _)| *value);
+    values.clear();
+    let mut count = 0_u64;
+    let mut keep = |value| {
+        count += 1;
+        encode::put_ref(values, value);
+    };
+    if let Some(old) = old {
+        Input(old).each_value(&mut |value| {
+            while let Some((next, present)) = changes.last().copied()
+                && next <= value
+            {
+                changes.pop();
+                if present {
+                    keep(next);
+                }
+                if next == value {
+                    return;
+                }
             }
-        }
-        changes.sort_by_key(|(value, _)| *value);
-        // The last change of a value wins.
-        changes.reverse();
-        changes.dedup_by_key(|(value, _)| *value);
-        self.values.clear();
-        let (mut count, values) = (0_u64, &mut self.values);
-        let mut keep = |value| {
-            count += 1;
-            encode::put_ref(values, value);
-        };
-        if let Some(old) = old {
-            Input(old).each_value(&mut |value| {
-                while let Some((next, present)) = changes.last().copied()
-                    && next <= value
-                {
-                    changes.pop();
-                    if present {
-                        keep(next);
-                    }
-                    if next == value {
-                        return;
-                    }
-                }
-                keep(value);
-            })?;
-        }
-        changes.iter().rev().filter(|(_, present)| *present).for_each(|(value, _)| keep(*value));
-        self.out.clear();
-        encode::put_number(&mut self.out, count);
-        self.out.extend_from_slice(&self.values);
-        Ok(count > 0)
+            keep(value);
+        })?;
     }
+    changes.iter().rev().filter(|(_, present)| *present).for_each(|(value, _)| keep(*value));
+    encode::put_number(out, count);
+    out.extend_from_slice(values);
+    Ok(count > 0)
+}
 
-    /// As [`Folding::members`], of an external field.
-    fn external(&mut self, old: Option<&[u8]>, group: &[Step]) -> Result<bool, Broken> {
-        let mut held = match old {
-            Some(old) => Input(old).field()?,
-            None => FieldValue::Null,
+/// As [`members`], of an external field.
+fn external(old: Option<&[u8]>, group: &[(Place, i64, Step)], out: &mut Vec<u8>) -> Result<bool, Broken> {
+    let mut held = match old {
+        Some(old) => Input(old).field()?,
+        None => FieldValue::Null,
+    };
+    for (_, _, step) in group {
+        let Step::External(change) = step else { continue };
+        held = match change {
+            Change::Set(value) => value.clone(),
+            Change::Delete => FieldValue::Null,
+            Change::Add(value) => FieldValue::many(held.values().iter().chain([value]).cloned().collect()),
+            Change::Remove(value) => {
+                FieldValue::many(held.values().iter().filter(|held| *held != value).cloned().collect())
+            }
         };
-        for step in group {
-            let Step::External(change) = step else { continue };
-            held = match change {
-                Change::Set(value) => value.clone(),
-                Change::Delete => FieldValue::Null,
-                Change::Add(value) => FieldValue::many(held.values().iter().chain([value]).cloned().collect()),
-                Change::Remove(value) => {
-                    FieldValue::many(held.values().iter().filter(|held| *held != value).cloned().collect())
-                }
-            };
-        }
-        self.out.clear();
-        encode::put_field(&mut self.out, &held);
-        Ok(!held.is_null())
     }
+    encode::put_field(out, &held);
+    Ok(!held.is_null())
 }

@@ -1,129 +1,19 @@
 //! A layer in memory: persistent maps, cheap to clone. What it says is absolute: the last change of a row, of an id in a
 //! set, or of a code stays, whatever lies below.
 
-use std::sync::Arc;
+mod block;
+mod rows;
 
-use bitdex_proto::{schema::FieldId, value::Value};
-use imbl::{OrdMap, OrdSet};
+use std::ops::{Bound, RangeBounds};
 
-use super::layout::Place;
-use crate::segment::sets::{Block, WORDS};
+use bitdex_proto::{ops::Op, schema::FieldId, value::Value};
 
-/// What came into, and went out of, the set of one term, in one block. No id is in both.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct BlockDelta {
-    pub(crate) added: BlockSet,
-    pub(crate) removed: BlockSet,
-}
-
-/// A block that is owned.
-#[derive(Debug, Clone, Default)]
-pub(crate) enum BlockSet {
-    #[default]
-    Empty,
-    /// Ascending.
-    Array(Vec<u16>),
-    Bits(Box<[u64; WORDS]>),
-}
-
-/// Ids above which a block is kept as bits.
-const MANY: usize = 4096;
-
-impl BlockSet {
-    /// Puts in ids; they ascend.
-    fn insert(&mut self, ids: &[u16]) {
-        match self {
-            _ if ids.is_empty() => {}
-            Self::Empty if ids.len() <= MANY => *self = Self::Array(ids.to_vec()),
-            Self::Array(held) if ids.len() <= 8 && held.len() + ids.len() <= MANY => {
-                for id in ids {
-                    if let Err(at) = held.binary_search(id) {
-                        held.insert(at, *id);
-                    }
-                }
-            }
-            Self::Array(held) if held.len() + ids.len() <= MANY => {
-                held.extend_from_slice(ids);
-                // Two runs, which a stable sort merges.
-                held.sort();
-                held.dedup();
-            }
-            Self::Bits(words) => {
-                for id in ids {
-                    words[usize::from(id >> 6)] |= 1 << (id & 63);
-                }
-            }
-            Self::Empty | Self::Array(_) => {
-                self.make_bits();
-                self.insert(ids);
-            }
-        }
-    }
-
-    /// Takes out ids; they ascend.
-    fn remove(&mut self, ids: &[u16]) {
-        match self {
-            _ if ids.is_empty() => {}
-            Self::Empty => {}
-            Self::Array(held) => {
-                if ids.len() <= 8 {
-                    for id in ids {
-                        if let Ok(at) = held.binary_search(id) {
-                            held.remove(at);
-                        }
-                    }
-                } else {
-                    held.retain(|id| ids.binary_search(id).is_err());
-                }
-                if held.is_empty() {
-                    *self = Self::Empty;
-                }
-            }
-            Self::Bits(words) => {
-                let mut changed = false;
-                for id in ids {
-                    let word = &mut words[usize::from(id >> 6)];
-                    let bit = 1 << (id & 63);
-                    changed |= *word & bit != 0;
-                    *word &= !bit;
-                }
-                // Back to an array well below where bits begin, so that nothing goes to and fro.
-                if changed && words.iter().map(|word| word.count_ones() as usize).sum::<usize>() <= MANY / 2 {
-                    let ids: Vec<u16> =
-                        (0..=u16::MAX).filter(|id| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1).collect();
-                    *self = if ids.is_empty() { Self::Empty } else { Self::Array(ids) };
-                }
-            }
-        }
-    }
-
-    fn make_bits(&mut self) {
-        let mut words = Box::new([0; WORDS]);
-        if let Self::Array(ids) = self {
-            for id in ids {
-                words[usize::from(*id >> 6)] |= 1 << (*id & 63);
-            }
-        }
-        *self = Self::Bits(words);
-    }
-
-    /// Bytes of heap.
-    fn bytes(&self) -> usize {
-        match self {
-            Self::Empty => 0,
-            Self::Array(ids) => 2 * ids.capacity(),
-            Self::Bits(_) => 8 * WORDS,
-        }
-    }
-
-    pub(crate) fn as_block(&self) -> Block<'_> {
-        match self {
-            Self::Empty => Block::Empty,
-            Self::Array(ids) => Block::Array(ids),
-            Self::Bits(words) => Block::Bits(words),
-        }
-    }
-}
+pub(crate) use self::{
+    block::BlockDelta,
+    rows::{RowChunk, RowEntry},
+};
+use super::sorted::{Entries, Entry, Sorted};
+use crate::build::staging::Staging;
 
 /// `None`: the term `Exists`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -133,36 +23,219 @@ pub(crate) struct SetKey {
     pub(crate) block: u16,
 }
 
+/// What a layer says of one block of a set.
+#[derive(Debug, Clone)]
+pub(crate) struct SetEntry {
+    key: SetKey,
+    delta: BlockDelta,
+}
+
+/// Ids that come into the set of a term, and ids that go out, in one block; both ascend.
+#[derive(Debug)]
+pub(crate) struct SetChange<'c> {
+    pub(crate) key: SetKey,
+    pub(crate) put: &'c [u16],
+    pub(crate) taken: &'c [u16],
+}
+
+impl Entry for SetEntry {
+    type Key = SetKey;
+    type Change<'c> = SetChange<'c>;
+    const CHUNK: usize = 48;
+
+    fn key(&self) -> &SetKey {
+        &self.key
+    }
+
+    fn key_of<'c>(change: &'c SetChange<'_>) -> &'c SetKey {
+        &change.key
+    }
+
+    fn changed(old: Option<&Self>, change: &SetChange<'_>) -> Option<Self> {
+        let mut entry = match old {
+            Some(old) => old.clone(),
+            None => Self { key: change.key.clone(), delta: BlockDelta::default() },
+        };
+        entry.delta.change(change.put, change.taken);
+        Some(entry)
+    }
+
+    fn bytes(&self) -> usize {
+        self.delta.bytes()
+    }
+}
+
+/// The code of an id; `None`: it has none.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Coded(u32, Option<u64>);
+
+impl Entry for Coded {
+    type Key = u32;
+    type Change<'c> = (u32, Option<u64>);
+    const CHUNK: usize = 96;
+
+    fn key(&self) -> &u32 {
+        &self.0
+    }
+
+    fn key_of<'c>(change: &'c (u32, Option<u64>)) -> &'c u32 {
+        &change.0
+    }
+
+    fn changed(_: Option<&Self>, (id, code): &(u32, Option<u64>)) -> Option<Self> {
+        Some(Self(*id, *code))
+    }
+}
+
+/// An id behind its code.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Ranked((u64, u32));
+
+impl Entry for Ranked {
+    type Key = (u64, u32);
+    /// Whether it is there.
+    type Change<'c> = ((u64, u32), bool);
+    const CHUNK: usize = 128;
+
+    fn key(&self) -> &(u64, u32) {
+        &self.0
+    }
+
+    fn key_of<'c>(change: &'c ((u64, u32), bool)) -> &'c (u64, u32) {
+        &change.0
+    }
+
+    fn changed(_: Option<&Self>, (key, present): &((u64, u32), bool)) -> Option<Self> {
+        present.then_some(Self(*key))
+    }
+}
+
 /// Overrides of one column: by id, and the ids that have a code in the order of (code, id).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LayerColumn {
-    pub(crate) codes: OrdMap<u32, Option<u64>>,
-    pub(crate) order: OrdSet<(u64, u32)>,
+    codes: Sorted<Entries<Coded>>,
+    order: Sorted<Entries<Ranked>>,
+}
+
+impl LayerColumn {
+    /// Whether nothing is overridden.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.codes.is_empty()
+    }
+
+    /// `None`: the layer does not say.
+    pub(crate) fn get(&self, id: u32) -> Option<Option<u64>> {
+        self.codes.find(&id).map(|(chunk, at)| chunk.0[at].1)
+    }
+
+    /// The overrides of ids within bounds, ascending.
+    pub(crate) fn codes(&self, ids: impl RangeBounds<u32>) -> impl DoubleEndedIterator<Item = (u32, Option<u64>)> {
+        self.codes.range(ids.start_bound(), ids.end_bound()).map(|(chunk, at)| (chunk.0[at].0, chunk.0[at].1))
+    }
+
+    /// Number of ids that have a code.
+    pub(crate) fn values(&self) -> usize {
+        self.order.len()
+    }
+
+    /// The least and the greatest code.
+    pub(crate) fn ends(&self) -> Option<(u64, u64)> {
+        let code = |(chunk, at): (&Entries<Ranked>, usize)| chunk.0[at].0.0;
+        Some((code(self.order.first()?), code(self.order.last()?)))
+    }
+
+    /// Ids with codes, by (code, id).
+    pub(crate) fn order(&self, bounds: impl RangeBounds<(u64, u32)>) -> Order<'_> {
+        Order(self.order.range(bounds.start_bound(), bounds.end_bound()))
+    }
+
+    /// Sets codes; ids ascend, none twice.
+    fn change(&mut self, codes: &[(u32, Option<u64>)]) {
+        let mut moved: Vec<((u64, u32), bool)> = Vec::with_capacity(codes.len() * 2);
+        let mut move_one = |id: u32, old: Option<u64>, new: Option<u64>| {
+            if old != new {
+                moved.extend(old.map(|old| ((old, id), false)));
+                moved.extend(new.map(|new| ((new, id), true)));
+            }
+        };
+        // Front to back where there are few others between, each by itself where there are many.
+        if self.codes.len() / 8 > codes.len() {
+            for (id, code) in codes {
+                move_one(*id, self.get(*id).flatten(), *code);
+            }
+        } else if let (Some((first, _)), Some((last, _))) = (codes.first(), codes.last()) {
+            let mut held = self.codes(*first..=*last).peekable();
+            for (id, code) in codes {
+                while held.next_if(|(other, _)| other < id).is_some() {}
+                move_one(*id, held.next_if(|(other, _)| other == id).and_then(|(_, old)| old), *code);
+            }
+        }
+        moved.sort_unstable();
+        self.order.change(&moved);
+        self.codes.change(codes);
+    }
+
+    fn bytes(&self) -> u64 {
+        self.codes.bytes() + self.order.bytes()
+    }
+}
+
+/// See [`LayerColumn::order`].
+#[derive(Debug, Clone)]
+pub(crate) struct Order<'s>(super::sorted::Range<'s, Entries<Ranked>>);
+
+impl Iterator for Order<'_> {
+    type Item = (u64, u32);
+
+    fn next(&mut self) -> Option<(u64, u32)> {
+        self.0.next().map(|(chunk, at)| chunk.0[at].0)
+    }
+}
+
+impl DoubleEndedIterator for Order<'_> {
+    fn next_back(&mut self) -> Option<(u64, u32)> {
+        self.0.next_back().map(|(chunk, at)| chunk.0[at].0)
+    }
+}
+
+/// What a layer says of sets.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct LayerSets(Sorted<Entries<SetEntry>>);
+
+impl LayerSets {
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
+    /// In the order of their keys.
+    pub(crate) fn range<'s>(
+        &'s self,
+        from: Bound<&SetKey>,
+        to: Bound<&SetKey>,
+    ) -> impl DoubleEndedIterator<Item = (&'s SetKey, &'s BlockDelta)> + use<'s> {
+        self.0.range(from, to).map(|(chunk, at)| (&chunk.0[at].key, &chunk.0[at].delta))
+    }
+
+    /// Changes ascend by key, each of another key.
+    pub(crate) fn change(&mut self, changes: &[SetChange<'_>]) {
+        self.0.change(changes);
+    }
 }
 
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Layer {
-    /// `None`: the row is gone.
-    pub(crate) rows: OrdMap<(Place, i64), Option<Arc<[u8]>>>,
-    pub(crate) sets: OrdMap<SetKey, Arc<BlockDelta>>,
+    pub(crate) rows: Sorted<RowChunk>,
+    pub(crate) sets: LayerSets,
     /// By field of the layout.
     pub(crate) columns: Vec<LayerColumn>,
     /// Rows of an unfinished load that came while this layer was the active one.
-    pub(crate) staged: crate::build::staging::Staging,
+    pub(crate) staged: Staging,
     /// Field ops that arrived before the first load ended, from its first query op on: that one has to see documents.
     /// All of them, those that arrived before this layer began too.
-    pub(crate) deferred: imbl::Vector<bitdex_proto::ops::Op>,
-    /// Estimated bytes of heap of all of it.
-    pub(crate) bytes: u64,
+    pub(crate) deferred: imbl::Vector<Op>,
 }
 
-/// What a row costs in the map beside its bytes: key, pointer, the nodes' slack, and the counts of its allocation.
-const ROW: u64 = 72;
-/// The same of a set, with the keys' slack.
-const SET: u64 = 176;
-/// Of an id in a column: in `codes` and in `order`.
-const CODE: u64 = 72;
-/// Of an op that waits.
+/// About what an op takes that waits.
 const OP: u64 = 128;
 
 impl Layer {
@@ -171,78 +244,31 @@ impl Layer {
     }
 
     /// Keeps ops until the load ends.
-    pub(crate) fn defer(&mut self, ops: impl IntoIterator<Item = bitdex_proto::ops::Op>) {
-        for op in ops {
-            self.bytes += OP;
-            self.deferred.push_back(op);
-        }
+    pub(crate) fn defer(&mut self, ops: impl IntoIterator<Item = Op>) {
+        self.deferred.extend(ops);
     }
 
-    pub(crate) fn take_deferred(&mut self) -> imbl::Vector<bitdex_proto::ops::Op> {
-        let deferred = std::mem::take(&mut self.deferred);
-        self.bytes = self.bytes.saturating_sub((deferred.len() as u64).saturating_mul(OP));
-        deferred
+    pub(crate) fn take_deferred(&mut self) -> imbl::Vector<Op> {
+        std::mem::take(&mut self.deferred)
     }
 
-    pub(crate) fn take_staged(&mut self) -> crate::build::staging::Staging {
-        let staged = std::mem::take(&mut self.staged);
-        self.bytes = self.bytes.saturating_sub(staged.bytes());
-        staged
+    pub(crate) fn take_staged(&mut self) -> Staging {
+        std::mem::take(&mut self.staged)
     }
 
-    /// Changes what is staged.
-    pub(crate) fn stage(&mut self, change: impl FnOnce(&mut crate::build::staging::Staging)) {
-        let before = self.staged.bytes();
-        change(&mut self.staged);
-        self.bytes = (self.bytes + self.staged.bytes()).saturating_sub(before);
-    }
-
-    pub(crate) fn set_row(&mut self, place: Place, key: i64, row: Option<Arc<[u8]>>) {
-        let length = |row: &Option<Arc<[u8]>>| row.as_ref().map_or(0, |row| row.len() as u64);
-        let added = ROW + length(&row);
-        let freed = self.rows.insert((place, key), row).map_or(0, |old| ROW + length(&old));
-        self.bytes = (self.bytes + added).saturating_sub(freed);
-    }
-
-    /// Puts ids into the set of a term, and takes others out, in one block; both ascend.
-    pub(crate) fn change_set(&mut self, key: SetKey, put: &[u16], taken: &[u16]) {
-        let change = |delta: &mut BlockDelta| {
-            delta.added.insert(put);
-            delta.removed.remove(put);
-            delta.removed.insert(taken);
-            delta.added.remove(taken);
-            (delta.added.bytes() + delta.removed.bytes()) as u64
-        };
-        let (before, after) = match self.sets.get_mut(&key) {
-            Some(delta) => {
-                let before = (delta.added.bytes() + delta.removed.bytes()) as u64;
-                (before, change(Arc::make_mut(delta)))
-            }
-            None => {
-                let mut delta = BlockDelta::default();
-                let after = change(&mut delta) + SET;
-                self.sets.insert(key, Arc::new(delta));
-                (0, after)
-            }
-        };
-        self.bytes = (self.bytes + after).saturating_sub(before);
-    }
-
-    /// Sets codes; ids ascend.
+    /// Sets codes; ids ascend, none twice.
     pub(crate) fn change_column(&mut self, field: FieldId, codes: &[(u32, Option<u64>)]) {
-        let Some(column) = self.columns.get_mut(field) else { return };
-        for (id, code) in codes {
-            match column.codes.insert(*id, *code) {
-                Some(old) if old == *code => continue,
-                Some(Some(old)) => {
-                    column.order.remove(&(old, *id));
-                }
-                Some(None) => {}
-                None => self.bytes += CODE,
-            }
-            if let Some(code) = code {
-                column.order.insert((*code, *id));
-            }
+        if let Some(column) = self.columns.get_mut(field)
+            && !codes.is_empty()
+        {
+            column.change(codes);
         }
+    }
+
+    /// Of heap, about.
+    pub(crate) fn bytes(&self) -> u64 {
+        let columns: u64 = self.columns.iter().map(LayerColumn::bytes).sum();
+        let deferred = (self.deferred.len() as u64).saturating_mul(OP);
+        self.rows.bytes() + self.sets.0.bytes() + columns + self.staged.bytes() + deferred
     }
 }

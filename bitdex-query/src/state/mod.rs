@@ -13,6 +13,7 @@ pub(crate) mod layer;
 pub(crate) mod layout;
 mod rows;
 mod settle;
+mod sorted;
 #[cfg(test)]
 pub(crate) mod tests;
 mod view;
@@ -114,7 +115,7 @@ impl Frozen {
 
     /// Estimated bytes of heap.
     pub(crate) fn bytes(&self) -> u64 {
-        self.layer.bytes
+        self.layer.bytes()
     }
 }
 
@@ -206,7 +207,7 @@ impl State {
     }
 
     pub fn unflushed(&self) -> Unflushed {
-        Unflushed { rows: self.active.rows.len() as u64, bytes: self.active.bytes }
+        Unflushed { rows: self.active.rows.len() as u64, bytes: self.active.bytes() }
     }
 
     pub fn schema(&self) -> &Arc<Schema> {
@@ -316,11 +317,10 @@ impl State {
 
     /// What the layers in memory say of a row; `None`: nothing.
     fn row_in_memory(&self, place: Place, key: i64) -> Option<Option<&[u8]>> {
-        let row = match (self.active.rows.get(&(place, key)), &self.frozen) {
-            (None, Some(frozen)) => frozen.layer.rows.get(&(place, key)),
+        match (self.active.rows.get(place, key), &self.frozen) {
+            (None, Some(frozen)) => frozen.layer.rows.get(place, key),
             (row, _) => row,
-        };
-        row.map(Option::as_deref)
+        }
     }
 
     /// Calls `each` once with the key of each row of a place, from `first` to `last`, in no order.
@@ -332,15 +332,14 @@ impl State {
             }
         }
         let frozen = self.frozen.as_ref().map(|frozen| &frozen.layer);
-        let range = || (place, first)..=(place, last);
-        for ((_, key), row) in frozen.into_iter().flat_map(|layer| layer.rows.range(range())) {
-            if row.is_some() && !self.active.rows.contains_key(&(place, *key)) {
-                each(*key);
+        for (key, row) in frozen.into_iter().flat_map(|layer| layer.rows.of(place, first, last)) {
+            if row.is_some() && self.active.rows.get(place, key).is_none() {
+                each(key);
             }
         }
-        for ((_, key), row) in self.active.rows.range(range()) {
+        for (key, row) in self.active.rows.of(place, first, last) {
             if row.is_some() {
-                each(*key);
+                each(key);
             }
         }
         Ok(())

@@ -26,8 +26,7 @@ impl State {
 }
 
 fn changes(layer: &Layer, place: Place, first: i64, last: i64) -> Changes<'_> {
-    let range = layer.rows.range((place, first)..=(place, last));
-    let rows: Box<dyn Iterator<Item = _>> = Box::new(range.map(|((_, key), row)| (*key, row.as_deref())));
+    let rows: Box<dyn Iterator<Item = _>> = Box::new(layer.rows.of(place, first, last));
     rows.peekable()
 }
 

@@ -18,7 +18,7 @@ use super::{
     changes::{Changes, RowChange},
     compute::{self, Lookups, broken},
     encode::{self, Broken, Input},
-    layer::{Layer, SetKey},
+    layer::{Layer, SetChange, SetKey},
     layout::{Layout, Numbers, Place, Way},
 };
 use crate::{
@@ -74,24 +74,22 @@ impl Effects {
     }
 
     fn write(mut self, layer: &mut Layer) {
-        let mut buffers = (Vec::new(), Vec::new());
+        let mut sets = SetChanges::default();
         for (field, changes) in self.sets.iter_mut().enumerate() {
             changes.sort_unstable();
             let mut rest = changes.as_slice();
             while let Some((term, id, _)) = rest.first() {
                 let block = block_of(*id);
-                let (group, others) =
-                    rest.split_at(rest.partition_point(|(other, id, _)| (other, block_of(*id)) <= (term, block)));
+                let of_group = |(other, id, _): &&(_, u32, _)| block_of(*id) == block && other == term;
+                let (group, others) = rest.split_at(rest.iter().take_while(of_group).count());
                 rest = others;
-                let (put, taken) = (&mut buffers.0, &mut buffers.1);
-                put.clear();
-                taken.clear();
-                for (_, id, present) in group {
-                    if *present { &mut *put } else { &mut *taken }.push(*id as u16);
-                }
-                layer.change_set(SetKey { field, term: term.clone(), block }, put, taken);
+                let ids = |wanted: bool| {
+                    group.iter().filter(move |(_, _, present)| *present == wanted).map(|(_, id, _)| *id as u16)
+                };
+                sets.push(SetKey { field, term: term.clone(), block }, ids(true), ids(false));
             }
         }
+        sets.write(layer);
         for (field, codes) in self.columns.iter_mut().enumerate() {
             codes.sort_unstable_by_key(|(id, _)| *id);
             layer.change_column(field, codes);
@@ -103,21 +101,49 @@ impl Effects {
                     layer.change_column(*field, &codes);
                 }
                 WideChange::Set(term, present) => {
+                    let mut sets = SetChanges::default();
                     let mut ids = ids.iter().peekable();
-                    while let Some(first) = ids.peek().copied() {
-                        let block = block_of(first);
-                        buffers.0.clear();
-                        while let Some(id) = ids.next_if(|id| block_of(*id) == block) {
-                            buffers.0.push(id as u16);
-                        }
-                        let key = SetKey { field: *field, term: term.clone(), block };
-                        let (put, taken): (&[u16], &[u16]) =
-                            if *present { (&buffers.0, &[]) } else { (&[], &buffers.0) };
-                        layer.change_set(key, put, taken);
+                    while let Some(block) = ids.peek().map(|first| block_of(*first)) {
+                        let of_block: Vec<u16> =
+                            std::iter::from_fn(|| ids.next_if(|id| block_of(*id) == block).map(|id| id as u16)).collect();
+                        let (put, taken) = if *present { (of_block, Vec::new()) } else { (Vec::new(), of_block) };
+                        sets.push(SetKey { field: *field, term: term.clone(), block }, put, taken);
                     }
+                    sets.write(layer);
                 }
             }
         }
+    }
+}
+
+/// Changes of sets, gathered in the order of their keys.
+#[derive(Debug, Default)]
+struct SetChanges {
+    /// How many ids behind those before come in, and how many of the following go out.
+    keys: Vec<(SetKey, usize, usize)>,
+    ids: Vec<u16>,
+}
+
+impl SetChanges {
+    fn push(&mut self, key: SetKey, put: impl IntoIterator<Item = u16>, taken: impl IntoIterator<Item = u16>) {
+        let start = self.ids.len();
+        self.ids.extend(put);
+        let middle = self.ids.len();
+        self.ids.extend(taken);
+        self.keys.push((key, middle - start, self.ids.len() - middle));
+    }
+
+    fn write(self, layer: &mut Layer) {
+        let mut ids = self.ids.as_slice();
+        let mut take = |count: usize| {
+            let (taken, rest) = ids.split_at(count);
+            ids = rest;
+            taken
+        };
+        let changes = self.keys.into_iter();
+        let changes: Vec<_> =
+            changes.map(|(key, put, taken)| SetChange { key, put: take(put), taken: take(taken) }).collect();
+        layer.sets.change(&changes);
     }
 }
 
@@ -149,7 +175,7 @@ impl Lookups for Newer<'_, '_> {
 }
 
 /// A row as it is to be; `None`: it is gone.
-type NewRow = (Place, i64, Option<Arc<[u8]>>);
+type NewRow = (Place, i64, Option<Vec<u8>>);
 
 /// A document whose own rows changed.
 struct Own<'r, 's> {
@@ -164,24 +190,26 @@ impl State {
         if changes.is_empty() {
             return Ok(());
         }
-        let (rows, effects, hash) = {
+        let (new, bytes, back, effects, hash) = {
             let state = &*self;
-            let rows = changes.resolve(state)?;
+            let resolved = changes.resolve(state)?;
+            let rows = resolved.rows();
             let hash = rows.iter().fold(state.header.hash, |hash, change| {
                 let of = |row: Option<&[u8]>| row.map_or(0, |row| compute::row_hash(change.place, change.key, row));
-                hash.wrapping_sub(of(change.old)).wrapping_add(of(change.new.as_deref()))
+                hash.wrapping_sub(of(change.old)).wrapping_add(of(change.new))
             });
             let effects = Settling::new(state, &rows)?.effects()?;
             let back = state.hop_rows(&rows)?;
-            let rows = rows.into_iter().map(|change| (change.place, change.key, change.new));
-            (rows.chain(back).collect::<Vec<_>>(), effects, hash)
+            let (new, bytes) = resolved.into_new();
+            (new, bytes, back, effects, hash)
         };
         let documents = self.header.documents + effects.came;
         self.header.documents = documents.saturating_sub(effects.went);
         self.header.hash = hash;
-        for (place, key, row) in rows {
-            self.active.set_row(place, key, row);
-        }
+        let new = new.into_iter().map(|(place, key, span)| ((place, key), span.and_then(|span| bytes.get(span))));
+        // Those of hops come last, as their places do.
+        let back = back.iter().map(|(place, key, row)| ((*place, *key), row.as_deref()));
+        self.active.rows.change(&new.chain(back).collect::<Vec<_>>());
         effects.write(&mut self.active);
         Ok(())
     }
@@ -198,7 +226,7 @@ impl State {
                         .map(|value| value.and_then(ValueRef::as_int)),
                     None => Ok(None),
                 };
-                let (old, new) = (value(change.old)?, value(change.new.as_deref())?);
+                let (old, new) = (value(change.old)?, value(change.new)?);
                 if old == new {
                     continue;
                 }
@@ -224,7 +252,7 @@ impl State {
             let mut bytes = Vec::with_capacity(keys.len() * 4 + 4);
             encode::put_number(&mut bytes, keys.len() as u64);
             keys.iter().for_each(|key| encode::put_key(&mut bytes, *key));
-            out.push((place, value, (!keys.is_empty()).then(|| bytes.into())));
+            out.push((place, value, (!keys.is_empty()).then_some(bytes)));
         }
         Ok(out)
     }
@@ -297,7 +325,7 @@ impl<'s, 'r> Settling<'s, 'r> {
         let mut lookups = HashMap::new();
         for change in rows {
             if layout.slot(change.place).is_none() {
-                lookups.insert((usize::from(change.place), change.key), change.new.as_deref());
+                lookups.insert((usize::from(change.place), change.key), change.new);
             } else if let Ok(id) = u32::try_from(change.key) {
                 of_documents.push((id, change));
             }
@@ -555,7 +583,7 @@ impl<'w, 's, 'r> Worker<'w, 's, 'r> {
         for slot in slots {
             let place = layout.place(*slot);
             match rows.iter().find(|row| row.place == place) {
-                Some(row) => (old[*slot], new[*slot]) = (row.old, row.new.as_deref()),
+                Some(row) => (old[*slot], new[*slot]) = (row.old, row.new),
                 None => {
                     old[*slot] = state.row(place, key)?;
                     new[*slot] = old[*slot];

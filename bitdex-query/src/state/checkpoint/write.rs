@@ -1,6 +1,9 @@
 //! Writing a checkpoint: the one below merged with the frozen layer, without what the base has taken in.
 
-use std::sync::{Arc, atomic::AtomicBool};
+use std::{
+    ops::Bound,
+    sync::{Arc, atomic::AtomicBool},
+};
 
 use bitdex_proto::{
     ops::Op,
@@ -13,7 +16,7 @@ use super::{
     super::{
         Files, Frozen,
         encode::put_bytes,
-        layer::{BlockDelta, LayerColumn, SetKey},
+        layer::{BlockDelta, LayerColumn, RowEntry, SetKey},
         layout::Place,
         view::combine::{Change, combine},
     },
@@ -104,7 +107,7 @@ impl<'f> Merge<'f> {
 
     fn rows(&self, pack: &mut PackWriter) -> Result<()> {
         let mut writer = TableWriter::new(pack)?;
-        let mut newer = self.frozen.layer.rows.iter().peekable();
+        let mut newer = self.frozen.layer.rows.all().peekable();
         for place in 0..self.frozen.layout.places() as Place {
             self.check()?;
             let table = self.files.table_of(place);
@@ -123,7 +126,7 @@ impl<'f> Merge<'f> {
                 }
                 let Some((key, row)) = old.map(|old| old.at(position)).transpose()? else { break };
                 self.newer_rows(pack, &mut writer, &mut newer, (place, key))?;
-                let overridden = newer.peek().is_some_and(|(next, _)| **next == (place, key));
+                let overridden = newer.peek().is_some_and(|(next, _)| *next == (place, key));
                 if !overridden && !is_taken(key) {
                     writer.push(pack, place, key, row)?;
                 }
@@ -138,18 +141,18 @@ impl<'f> Merge<'f> {
         &self,
         pack: &mut PackWriter,
         writer: &mut TableWriter,
-        rows: &mut std::iter::Peekable<impl Iterator<Item = (&'r (Place, i64), &'r Option<Arc<[u8]>>)>>,
+        rows: &mut std::iter::Peekable<impl Iterator<Item = RowEntry<'r>>>,
         end: (Place, i64),
     ) -> Result<()> {
         let mut n = 0;
-        while let Some(((place, key), row)) = rows.next_if(|(next, _)| **next < end) {
+        while let Some(((place, key), row)) = rows.next_if(|(next, _)| *next < end) {
             n += 1;
             if n % 1024 == 0 {
                 self.check()?;
             }
             // A row that came and went since is not even known to be gone.
-            if row.is_some() || self.files.row(*place, *key)?.is_some() {
-                writer.push(pack, *place, *key, row.as_deref())?;
+            if row.is_some() || self.files.row(place, key)?.is_some() {
+                writer.push(pack, place, key, row)?;
             }
         }
         Ok(())
@@ -160,7 +163,7 @@ impl<'f> Merge<'f> {
         let mut olds = [OldSets::new(old(Role::Added))?, OldSets::new(old(Role::Removed))?];
         let first = SetKey { field, term: None, block: 0 };
         let behind = SetKey { field: field + 1, term: None, block: 0 };
-        let mut newer = self.frozen.layer.sets.range(first..behind).map(|(key, delta)| (key, &**delta)).peekable();
+        let mut newer = self.frozen.layer.sets.range(Bound::Included(&first), Bound::Excluded(&behind)).peekable();
         let mut added = PostingsWriter::new(Role::Added, field, ty);
         let mut removed = PostingsWriter::new(Role::Removed, field, ty);
         let mut deltas: Vec<(u16, &BlockDelta)> = Vec::new();
@@ -215,22 +218,22 @@ impl<'f> Merge<'f> {
         let mut writer = ColumnWriter::sparse(field);
         let empty = LayerColumn::default();
         let layer = self.frozen.layer.columns.get(field).unwrap_or(&empty);
-        let mut newer = layer.codes.iter().peekable();
+        let mut newer = layer.codes(..).peekable();
         let old: Option<&SparseColumn> = self.old.and_then(|old| old.column(field));
         for position in 0..old.map_or(0, SparseColumn::len) {
             if position % 1024 == 0 {
                 self.check()?;
             }
             let Some((id, code)) = old.map(|old| old.nth(position)).transpose()? else { break };
-            while let Some((id, code)) = newer.next_if(|(next, _)| **next < id) {
-                writer.push(*id, *code);
+            while let Some((id, code)) = newer.next_if(|(next, _)| *next < id) {
+                writer.push(id, code);
             }
-            let overridden = newer.peek().is_some_and(|(next, _)| **next == id);
+            let overridden = newer.peek().is_some_and(|(next, _)| *next == id);
             if !overridden && !self.is_taken(id) {
                 writer.push(id, code);
             }
         }
-        newer.for_each(|(id, code)| writer.push(*id, *code));
+        newer.for_each(|(id, code)| writer.push(id, code));
         self.check()?;
         writer.finish(pack)
     }

@@ -37,7 +37,7 @@ impl<'s> ColumnView<'s> {
         if *index != Index::Column {
             return None;
         }
-        let overrides = |columns: &'s [LayerColumn]| columns.get(field).filter(|column| !column.codes.is_empty());
+        let overrides = |columns: &'s [LayerColumn]| columns.get(field).filter(|column| !column.is_empty());
         Some(Self {
             files: &state.files,
             field,
@@ -55,8 +55,8 @@ impl<'s> ColumnView<'s> {
 
     pub(crate) fn get(&self, id: u32) -> Result<Option<u64>> {
         for layer in [self.active, self.frozen].into_iter().flatten() {
-            if let Some(code) = layer.codes.get(&id) {
-                return Ok(*code);
+            if let Some(code) = layer.get(id) {
+                return Ok(code);
             }
         }
         if let Some(checkpoint) = self.checkpoint
@@ -90,16 +90,16 @@ impl<'s> ColumnView<'s> {
             }
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            let mut overrides = layer.codes.range(ids(block));
+            let mut overrides = layer.codes(ids(block));
             for (_, code) in overrides.by_ref().take(EACH) {
                 if let Some(code) = code {
-                    widen(&mut bounds, 1, *code, *code);
+                    widen(&mut bounds, 1, code, code);
                 }
             }
             if overrides.next().is_some()
-                && let (Some((min, _)), Some((max, _))) = (layer.order.get_min(), layer.order.get_max())
+                && let Some((min, max)) = layer.ends()
             {
-                widen(&mut bounds, CODES, *min, *max);
+                widen(&mut bounds, CODES, min, max);
             }
         }
         Ok(bounds)
@@ -123,7 +123,7 @@ impl<'s> ColumnView<'s> {
             }
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            layer.codes.range(ids(block)).for_each(|(id, code)| set(*id, *code));
+            layer.codes(ids(block)).for_each(|(id, code)| set(id, code));
         }
         Ok(())
     }
@@ -141,9 +141,9 @@ impl<'s> ColumnView<'s> {
             count += checkpoint.rank(last, u32::MAX)?.saturating_sub(checkpoint.rank(first, 0)?);
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            let some = layer.order.range((first, 0)..=(last, u32::MAX)).take(EACH).count();
+            let some = layer.order((first, 0)..=(last, u32::MAX)).take(EACH).count();
             // Of many, somewhere between these and all of the layer's.
-            count += if some < EACH { some } else { some.midpoint(layer.order.len()) };
+            count += if some < EACH { some } else { some.midpoint(layer.values()) };
         }
         Ok(count as u64)
     }

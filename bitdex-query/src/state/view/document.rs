@@ -105,8 +105,8 @@ impl<'s> DocumentView<'s> {
     fn newer(&self, place: Place) -> Result<Option<Option<&'s [u8]>>> {
         let key = i64::from(self.id);
         for layer in self.state.heap_layers().rev().filter(|layer| !layer.rows.is_empty()) {
-            if let Some(row) = layer.rows.get(&(place, key)) {
-                return Ok(Some(row.as_deref()));
+            if let Some(row) = layer.rows.get(place, key) {
+                return Ok(Some(row));
             }
         }
         match self.state.files.checkpoint() {

@@ -1,6 +1,6 @@
 //! The set of one term, through all layers.
 
-use std::cell::Cell;
+use std::{cell::Cell, ops::Bound};
 
 use bitdex_proto::{schema::FieldId, value::Value};
 use smallvec::SmallVec;
@@ -187,7 +187,9 @@ fn deltas<'s>(layer: &'s Layer, field: FieldId, term: &Option<Value>) -> Deltas<
         return Deltas::new();
     }
     let key = |block| SetKey { field, term: term.clone(), block };
-    layer.sets.range(key(0)..=key(u16::MAX)).map(|(key, delta)| (key.block, &**delta)).collect()
+    let (first, last) = (key(0), key(u16::MAX));
+    let range = layer.sets.range(Bound::Included(&first), Bound::Included(&last));
+    range.map(|(key, delta)| (key.block, delta)).collect()
 }
 
 fn find<'s>(deltas: &Deltas<'s>, number: u16) -> Option<&'s BlockDelta> {

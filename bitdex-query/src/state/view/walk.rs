@@ -2,15 +2,13 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 
-use imbl::{ordset, shared_ptr::DefaultSharedPtr};
 
-use super::{super::layer::LayerColumn, ColumnView};
+use super::{super::layer::{LayerColumn, Order}, ColumnView};
 use crate::{
     log::Result,
     segment::columns::{Column, SparseColumn},
 };
 
-type Ordered<'s> = ordset::RangedIter<'s, (u64, u32), DefaultSharedPtr>;
 
 /// See [`ColumnView::walk`].
 ///
@@ -28,8 +26,8 @@ pub(crate) struct Walk<'s> {
 enum Source<'s> {
     Segment { column: &'s Column, ranks: Ranks },
     Checkpoint { column: &'s SparseColumn, ranks: Ranks },
-    Frozen(Ordered<'s>),
-    Active(Ordered<'s>),
+    Frozen(Order<'s>),
+    Active(Order<'s>),
 }
 
 /// Ranks still to come, from `next` on in the walk's direction.
@@ -118,7 +116,7 @@ impl<'s> Walk<'s> {
 impl Source<'_> {
     /// The next id of which no layer above says something else.
     fn next(&mut self, view: &ColumnView<'_>, descending: bool) -> Result<Option<(u64, u32)>> {
-        let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.codes.contains_key(&id));
+        let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.get(id).is_some());
         match self {
             Self::Segment { column, ranks } => {
                 while let Some(rank) = ranks.next() {
@@ -157,15 +155,15 @@ impl Source<'_> {
     }
 }
 
-fn step(ids: &mut Ordered<'_>, descending: bool) -> Option<(u64, u32)> {
-    if descending { ids.next_back().copied() } else { ids.next().copied() }
+fn step(ids: &mut Order<'_>, descending: bool) -> Option<(u64, u32)> {
+    if descending { ids.next_back() } else { ids.next() }
 }
 
-fn ordered<'s>(layer: &'s LayerColumn, descending: bool, from: Option<(u64, u32)>) -> Ordered<'s> {
+fn ordered<'s>(layer: &'s LayerColumn, descending: bool, from: Option<(u64, u32)>) -> Order<'s> {
     match from {
-        None => layer.order.range::<_, (u64, u32)>(..),
-        Some(from) if descending => layer.order.range(..=from),
-        Some(from) => layer.order.range(from..),
+        None => layer.order(..),
+        Some(from) if descending => layer.order(..=from),
+        Some(from) => layer.order(from..),
     }
 }
 

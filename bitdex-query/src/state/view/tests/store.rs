@@ -16,12 +16,11 @@ use super::{
     super::super::{
         Files, Flushed, Frozen, Header, State,
         encode::{put_field, put_optional, put_values},
-        layer::{BlockDelta, BlockSet, Layer, LayerColumn, SetKey},
+        layer::{Layer, LayerColumn, SetChange, SetKey},
         layout::{Layout, Place},
         tests::model::{COUNT, LABELS, LEVEL, RANK, schema},
         write_checkpoint,
     },
-    ids,
 };
 use crate::{
     build::table::TableHeader,
@@ -30,7 +29,7 @@ use crate::{
         disk::{Disk, RealDisk},
     },
     segment::{
-        BLOCK_BITS, Index, SEGMENT_BITS, builder::SegmentBuilder, sets::WORDS, table::TableWriter, value::ValueRef,
+        BLOCK_BITS, Index, SEGMENT_BITS, builder::SegmentBuilder, table::TableWriter, value::ValueRef,
     },
     store::{
         Folder,
@@ -306,7 +305,7 @@ impl Store {
     }
 
     fn put_row(&mut self, model: &mut Model, place: Place, key: i64, row: Option<Vec<u8>>) {
-        self.active.rows.insert((place, key), row.as_deref().map(Into::into));
+        self.active.rows.change(&[((place, key), row.as_deref())]);
         match row {
             Some(row) => model.rows.insert((place, key), row),
             None => model.rows.remove(&(place, key)),
@@ -377,46 +376,22 @@ impl Store {
             }
             if *index == Index::Column && (again || old != new) {
                 let code = new.first().map(|value| ValueRef::of(value).code());
-                let column = &mut self.active.columns[field];
-                if let Some(Some(before)) = column.codes.insert(id, code) {
-                    column.order.remove(&(before, id));
-                }
-                if let Some(code) = code {
-                    column.order.insert((code, id));
-                }
+                self.active.change_column(field, &[(id, code)]);
             }
         }
     }
 
     fn put_in_set(&mut self, field: FieldId, term: Option<Value>, id: u32, is_in: bool) {
         let key = SetKey { field, term, block: (id >> BLOCK_BITS) as u16 };
-        let delta = self.active.sets.get(&key).map_or_else(BlockDelta::default, |delta| (**delta).clone());
-        let mut added: BTreeSet<u16> = ids(delta.added.as_block()).into_iter().collect();
-        let mut removed: BTreeSet<u16> = ids(delta.removed.as_block()).into_iter().collect();
-        let (into, from) = if is_in { (&mut added, &mut removed) } else { (&mut removed, &mut added) };
-        into.insert(id as u16);
-        from.remove(&(id as u16));
-        let delta = BlockDelta { added: block_set(&added), removed: block_set(&removed) };
-        self.active.sets.insert(key, Arc::new(delta));
+        let id = [id as u16];
+        let (put, taken): (&[u16], &[u16]) = if is_in { (&id, &[]) } else { (&[], &id) };
+        self.active.sets.change(&[SetChange { key, put, taken }]);
     }
 }
 
 fn empty(layout: &Layout) -> Layer {
     let columns = layout.fields.iter().map(|_| LayerColumn::default()).collect();
     Layer { columns, ..Layer::default() }
-}
-
-/// As an array or as bits.
-fn block_set(ids: &BTreeSet<u16>) -> BlockSet {
-    if ids.is_empty() {
-        BlockSet::Empty
-    } else if ids.len().is_multiple_of(3) {
-        let mut words = Box::new([0; WORDS]);
-        ids.iter().for_each(|id| words[usize::from(id >> 6)] |= 1 << (id & 63));
-        BlockSet::Bits(words)
-    } else {
-        BlockSet::Array(ids.iter().copied().collect())
-    }
 }
 
 fn manifest() -> Manifest {
