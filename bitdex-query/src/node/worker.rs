@@ -34,7 +34,7 @@ use crate::{
         writer::{LogOptions, LogWriter},
     },
     mapping::{Frontier, frontier},
-    state::{Files, State},
+    state::{Files, State, Unsettled},
     store::{
         format,
         manifest::{Manifest, Prepared},
@@ -253,11 +253,12 @@ impl Worker {
                 return Ok(());
             }
             let Some(mut follower) = self.follower.take() else { return Ok(()) };
-            let mut replay = Replay { worker: self, reopen: false };
+            let mut replay = Replay::new(self);
             let mut published = Instant::now();
             let followed = follower.reader.follow(frontier, &mut |sequence, payload| {
                 replay.apply(sequence, payload)?;
                 if published.elapsed() >= PUBLISH {
+                    replay.settle()?;
                     replay.worker.shared.publish(&replay.worker.state);
                     replay.worker.tell_lag(frontier);
                     published = Instant::now();
@@ -265,7 +266,16 @@ impl Worker {
                 Ok(())
             });
             let reopen = replay.reopen;
+            let settled = replay.settle();
             self.shared.epoch.store(follower.reader.epoch(), Ordering::Relaxed);
+            let followed = followed.and_then(|followed| {
+                settled.map_err(|reason| Error::Record {
+                    path: self.shared.folder.root().into(),
+                    sequence: self.state.sequence(),
+                    reason,
+                })?;
+                Ok(followed)
+            });
             match followed {
                 Ok(followed) => {
                     show(&self.shared, &self.state);
@@ -392,7 +402,9 @@ impl Worker {
         let (end, frontier) = self.read_to_end(&manifest)?;
         // Before they are made durable: a record that cannot be applied must not be.
         for (sequence, payload) in (end.durable.last + 1..).zip(&end.tail) {
-            Replay { worker: self, reopen: false }.apply(sequence, payload).map_err(|reason| Error::Record {
+            let mut replay = Replay::new(self);
+            let applied = replay.apply(sequence, payload).and_then(|()| replay.settle());
+            applied.map_err(|reason| Error::Record {
                 path: segment_path(self.shared.folder.root(), end.durable.number),
                 sequence,
                 reason,
@@ -458,9 +470,16 @@ impl Worker {
             return Err(Error::Foreign("the log is not open".into()));
         };
         let durable = frontier.load().max(manifest.next_sequence - 1);
-        let mut replay = Replay { worker: self, reopen: false };
+        let mut replay = Replay::new(self);
         match reader.finish(durable, &mut |sequence, payload| replay.apply(sequence, payload)) {
-            Ok(end) => Ok((end, frontier)),
+            Ok(end) => {
+                replay.settle().map_err(|reason| Error::Record {
+                    path: self.shared.folder.root().into(),
+                    sequence: self.state.sequence(),
+                    reason,
+                })?;
+                Ok((end, frontier))
+            }
             // From the checkpoint on, which lies behind the record that asked for it: so this happens once.
             Err(_) if replay.reopen => self.read_to_end(manifest),
             Err(error) => Err(error),
@@ -522,9 +541,19 @@ struct Replay<'a> {
     worker: &'a mut Worker,
     /// The manifest has a later checkpoint: go on from that.
     reopen: bool,
+    unsettled: Unsettled,
 }
 
-impl Replay<'_> {
+impl<'a> Replay<'a> {
+    fn new(worker: &'a mut Worker) -> Self {
+        Self { worker, reopen: false, unsettled: Unsettled::default() }
+    }
+
+    /// Works out what the records behind it left; only then is the state a version.
+    fn settle(&mut self) -> Result<(), String> {
+        self.worker.state.settle_all(mem::take(&mut self.unsettled)).map_err(|error| error.to_string())
+    }
+
     fn apply(&mut self, sequence: u64, payload: &[u8]) -> Result<(), String> {
         let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
         match &record.kind {
@@ -533,7 +562,7 @@ impl Replay<'_> {
             Some(Kind::LoadEnd(_)) => self.prepare(sequence)?,
             _ => {}
         }
-        self.worker.state.apply(sequence, &record).map_err(|error| error.to_string())
+        self.worker.state.take(sequence, &record, &mut self.unsettled).map_err(|error| error.to_string())
     }
 
     /// The writer made the manifest that takes in the frozen layer durable before it logged this record.

@@ -33,7 +33,7 @@ use crate::{
         writer::LogWriter,
     },
     mapping::Frontier,
-    state::{Files, State},
+    state::{Files, State, Unsettled},
     store::{
         manifest::Manifest,
         policy::{Decision, Ingestion, Situation, decide},
@@ -314,6 +314,7 @@ impl Writing {
         let base = worker.state.clone();
         let mut group = Group { era: self.era, ..Group::default() };
         let mut records: Vec<wire::Record> = Vec::with_capacity(submissions.len());
+        let mut unsettled = Unsettled::default();
         for Submission { record, payload, waiting } in submissions {
             if let Err(error) = self.admit(&worker.state, &record) {
                 group.answers.push((waiting, Err(error)));
@@ -324,7 +325,7 @@ impl Writing {
                 continue;
             }
             let sequence = worker.state.sequence() + 1;
-            match worker.state.apply(sequence, &record) {
+            match worker.state.take(sequence, &record, &mut unsettled) {
                 Ok(()) => {
                     self.applied(worker, sequence, &record, &mut group);
                     group.answers.push((waiting, Ok((sequence, worker.state.cursor("postgres")))));
@@ -334,9 +335,10 @@ impl Writing {
                 Err(error) => {
                     // It may be applied in part: back to what was before the group, and over the group again.
                     worker.state = base.clone();
+                    unsettled = Unsettled::default();
                     for record in &records {
                         let sequence = worker.state.sequence() + 1;
-                        worker.state.apply(sequence, record).map_err(|error| Error::Record {
+                        worker.state.take(sequence, record, &mut unsettled).map_err(|error| Error::Record {
                             path: worker.shared.folder.root().into(),
                             sequence,
                             reason: error.to_string(),
@@ -344,6 +346,15 @@ impl Writing {
                     }
                     group.answers.push((waiting, Err(error)));
                 }
+            }
+        }
+        if let Err(error) = worker.state.settle_all(unsettled) {
+            // Which of them met the damage is not known; none of them is logged.
+            worker.state = base;
+            records.clear();
+            group.payloads.clear();
+            for (_, answer) in group.answers.iter_mut().filter(|(_, answer)| answer.is_ok()) {
+                *answer = Err(error.clone());
             }
         }
         if group.answers.is_empty() {

@@ -14,6 +14,24 @@ use bytes::Bytes;
 use super::{Feed, Files, Frozen, LoadProgress, Loading, State, changes::Changes, layer::Layer, layout::Place};
 use crate::{build::staging::Staging, engine, segment::SEGMENT_BITS};
 
+/// Changes of rows that are worked out at once, at most about.
+const MOST: usize = 200_000;
+
+/// See [`State::take`].
+#[derive(Debug, Default)]
+pub struct Unsettled(Changes);
+
+impl Unsettled {
+    /// Number of changes.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 fn malformed(what: &str) -> Error {
     Error::invalid(format!("a record without {what}"))
 }
@@ -22,12 +40,24 @@ impl State {
     /// Applies the record with the given sequence number. An error means that the record is not valid for this state
     /// ([`State::validate`] tells beforehand) or that files are damaged; the state must then be treated as lost.
     pub fn apply(&mut self, sequence: u64, record: &wire::Record) -> Result<()> {
+        let mut unsettled = Unsettled::default();
+        self.take(sequence, record, &mut unsettled)?;
+        self.settle_all(unsettled)
+    }
+
+    /// As [`State::apply`], with the row changes of batches left in `unsettled`, so that those of many records are worked
+    /// out as one. Before [`State::settle_all`] only cursors and the like may be read.
+    pub fn take(&mut self, sequence: u64, record: &wire::Record, unsettled: &mut Unsettled) -> Result<()> {
         if sequence <= self.header.sequence {
             return Err(Error::Internal(format!("record {sequence} follows record {}", self.header.sequence)));
         }
-        match record.kind.as_ref().ok_or_else(|| malformed("a kind"))? {
+        let kind = record.kind.as_ref().ok_or_else(|| malformed("a kind"))?;
+        if !matches!(kind, Kind::Batch(_)) || unsettled.0.len() >= MOST {
+            self.settle(std::mem::take(&mut unsettled.0))?;
+        }
+        match kind {
             Kind::Genesis(genesis) => self.begin(genesis)?,
-            Kind::Batch(batch) => self.apply_batch(batch)?,
+            Kind::Batch(batch) => self.take_batch(batch, &mut unsettled.0)?,
             Kind::LoadBegin(begin) => self.begin_load(sequence, begin)?,
             Kind::LoadRows(rows) => self.stage_rows(rows)?,
             Kind::LoadPartDone(part) => self.end_part(part)?,
@@ -36,6 +66,11 @@ impl State {
         }
         self.header.sequence = sequence;
         Ok(())
+    }
+
+    /// Works out what was left.
+    pub fn settle_all(&mut self, unsettled: Unsettled) -> Result<()> {
+        Ok(self.settle(unsettled.0)?)
     }
 
     /// Whether everything in the record decodes against the schema. The rows of a load are the exception: they need
@@ -132,18 +167,17 @@ impl State {
         Ok(())
     }
 
-    fn apply_batch(&mut self, batch: &wire::Batch) -> Result<()> {
+    fn take_batch(&mut self, batch: &wire::Batch, changes: &mut Changes) -> Result<()> {
         self.check_cursor(batch)?;
         let schema = self.schema().clone();
-        self.apply_ops(batch.ops.iter().map(|op| Op::from_wire(op, &schema)))?;
+        self.take_ops(batch.ops.iter().map(|op| Op::from_wire(op, &schema)), changes)?;
         let caught_up = batch.caught_up || self.is_caught_up(&batch.source);
         let feed = Feed { cursor: owned(&batch.new_cursor), caught_up, backlog: batch.backlog };
         self.header.feeds.insert(batch.source.clone(), feed);
         Ok(())
     }
 
-    fn apply_ops(&mut self, ops: impl Iterator<Item = Result<Op>>) -> Result<()> {
-        let mut changes = Changes::default();
+    fn take_ops(&mut self, ops: impl Iterator<Item = Result<Op>>, changes: &mut Changes) -> Result<()> {
         let loading = self.header.loading.is_some();
         // What is deferred waits for the first documents.
         let defers = loading && !self.header.loaded;
@@ -168,14 +202,14 @@ impl State {
                 }
                 op if defers => self.active.defer([op]),
                 Op::QueryOpSet { filter, changes: sets } => {
-                    self.settle(std::mem::take(&mut changes))?;
-                    self.add_matches(&filter, &sets, &mut changes)?;
-                    self.settle(std::mem::take(&mut changes))?;
+                    self.settle(std::mem::take(changes))?;
+                    self.add_matches(&filter, &sets, changes)?;
+                    self.settle(std::mem::take(changes))?;
                 }
                 Op::Upsert { .. } | Op::Member { .. } | Op::Truncate { .. } | Op::Retain { .. } => {}
             }
         }
-        Ok(self.settle(changes)?)
+        Ok(())
     }
 
     fn add_matches(&self, filter: &Filter, sets: &[(FieldId, Change)], changes: &mut Changes) -> Result<()> {
@@ -258,7 +292,9 @@ impl State {
         let feed = Feed { cursor: loading.progress.cursor.clone(), ..Feed::default() };
         header.feeds.insert(loading.source.clone(), feed);
         let deferred = self.active.take_deferred();
-        self.apply_ops(deferred.into_iter().map(Ok))
+        let mut changes = Changes::default();
+        self.take_ops(deferred.into_iter().map(Ok), &mut changes)?;
+        Ok(self.settle(changes)?)
     }
 
     /// Makes what is staged in memory the rows of all sources that are loaded.

@@ -24,6 +24,7 @@ use bitdex_proto::{schema::Schema, wire};
 use bytes::Bytes;
 use imbl::OrdMap;
 
+pub use apply::Unsettled;
 pub use checkpoint::{Flushed, write_checkpoint};
 pub use files::Files;
 pub(crate) use rows::StateRows;

@@ -105,7 +105,8 @@ impl Effects {
                     let mut ids = ids.iter().peekable();
                     while let Some(block) = ids.peek().map(|first| block_of(*first)) {
                         let of_block: Vec<u16> =
-                            std::iter::from_fn(|| ids.next_if(|id| block_of(*id) == block).map(|id| id as u16)).collect();
+                            std::iter::from_fn(|| ids.next_if(|id| block_of(*id) == block).map(|id| id as u16))
+                                .collect();
                         let (put, taken) = if *present { (of_block, Vec::new()) } else { (Vec::new(), of_block) };
                         sets.push(SetKey { field: *field, term: term.clone(), block }, put, taken);
                     }

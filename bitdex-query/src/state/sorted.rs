@@ -488,7 +488,8 @@ mod tests {
             }
             for (sorted, model) in clones {
                 check(&sorted, &model, &mut rng);
-                let bytes: usize = sorted.nodes.iter().flat_map(|node| node.held.iter()).map(|held| held.chunk.bytes()).sum();
+                let bytes: usize =
+                    sorted.nodes.iter().flat_map(|node| node.held.iter()).map(|held| held.chunk.bytes()).sum();
                 assert!(sorted.bytes() as usize >= bytes);
             }
         }

@@ -179,7 +179,8 @@ mod tests {
         for round in 0..200 {
             let most = [3, 20, 3_000, 10_000][rng.random_range(0..4)];
             let mut some = |n: usize| (0..rng.random_range(0..=n)).map(|_| rng.random()).collect::<BTreeSet<u16>>();
-            let (put, mut taken) = if round % 50 < 25 { (some(most), some(most / 4)) } else { (some(most / 4), some(most)) };
+            let (put, mut taken) =
+                if round % 50 < 25 { (some(most), some(most / 4)) } else { (some(most / 4), some(most)) };
             taken.retain(|id| !put.contains(id));
             let list = |ids: &BTreeSet<u16>| ids.iter().copied().collect::<Vec<_>>();
             delta.change(&list(&put), &list(&taken));

@@ -101,7 +101,8 @@ fn terms_of<'s>(layer: &'s Layer, field: FieldId, bounds: &Bounds) -> impl Itera
         Unbounded => Excluded(SetKey { field: field + 1, term: None, block: 0 }),
     };
     let mut previous = None;
-    let values = layer.sets.range(first.as_ref(), last.as_ref()).filter_map(|(key, _)| key.term.as_ref().map(ValueRef::of));
+    let values =
+        layer.sets.range(first.as_ref(), last.as_ref()).filter_map(|(key, _)| key.term.as_ref().map(ValueRef::of));
     values.filter(move |value| previous.replace(*value) != Some(*value))
 }
 

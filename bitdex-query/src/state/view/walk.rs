@@ -2,13 +2,14 @@
 
 use std::{cmp::Reverse, collections::BinaryHeap, fmt};
 
-
-use super::{super::layer::{LayerColumn, Order}, ColumnView};
+use super::{
+    super::layer::{LayerColumn, Order},
+    ColumnView,
+};
 use crate::{
     log::Result,
     segment::columns::{Column, SparseColumn},
 };
-
 
 /// See [`ColumnView::walk`].
 ///

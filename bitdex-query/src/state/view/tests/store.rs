@@ -12,15 +12,13 @@ use bitdex_proto::{
 use rand::{RngExt, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
-use super::{
-    super::super::{
-        Files, Flushed, Frozen, Header, State,
-        encode::{put_field, put_optional, put_values},
-        layer::{Layer, LayerColumn, SetChange, SetKey},
-        layout::{Layout, Place},
-        tests::model::{COUNT, LABELS, LEVEL, RANK, schema},
-        write_checkpoint,
-    },
+use super::super::super::{
+    Files, Flushed, Frozen, Header, State,
+    encode::{put_field, put_optional, put_values},
+    layer::{Layer, LayerColumn, SetChange, SetKey},
+    layout::{Layout, Place},
+    tests::model::{COUNT, LABELS, LEVEL, RANK, schema},
+    write_checkpoint,
 };
 use crate::{
     build::table::TableHeader,
@@ -28,9 +26,7 @@ use crate::{
         Result,
         disk::{Disk, RealDisk},
     },
-    segment::{
-        BLOCK_BITS, Index, SEGMENT_BITS, builder::SegmentBuilder, table::TableWriter, value::ValueRef,
-    },
+    segment::{BLOCK_BITS, Index, SEGMENT_BITS, builder::SegmentBuilder, table::TableWriter, value::ValueRef},
     store::{
         Folder,
         manifest::{Manifest, SegmentRef, TableRef},
