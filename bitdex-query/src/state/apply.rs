@@ -325,9 +325,8 @@ impl State {
     /// What others did to loaded sources after the base was built.
     fn add_staged(&mut self, staged: &Staging) -> Result<()> {
         let mut changes = Changes::default();
-        let mut scratch = Vec::new();
         for op in staged.ops(self.schema())? {
-            changes.push(self, &op, &mut scratch)?;
+            changes.push(self, &op)?;
         }
         Ok(self.settle(changes)?)
     }
