@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::{Plan, count, cursor_sequence, get, matching, search, search_by};
 use crate::state::{
-    POSTGRES, State,
+    Decoded, POSTGRES, State,
     tests::{
         Store, batch as batch_of, freeze, genesis,
         model::{Documents, Model, NOW, matches, random_filter, random_op, row, schema},
@@ -125,7 +125,7 @@ fn answers_equal_the_naive_model() {
             let ops: Vec<Op> = (0..ops).map(|_| random_op(&mut rng, &schema, ids)).collect();
             let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
             let record = batch(&schema, &cursor(n), &cursor(n + 1), &ops);
-            State::check(&schema, &record).unwrap();
+            Decoded::new(&schema, record.clone()).unwrap();
             state.apply(state.sequence() + 1, &record).unwrap();
             ops.iter().for_each(|op| model.apply(&schema, op));
             batches += 1;

@@ -39,7 +39,7 @@ use crate::{
         disk::{Disk, RealDisk},
         frame::MAX_PAYLOAD,
     },
-    state::{Files, State},
+    state::{Decoded, Files, State},
     store::{Folder, manifest::Manifest},
 };
 use commit::Waiting;
@@ -118,7 +118,7 @@ enum Command {
 /// A record that waits to become durable.
 #[derive(Debug)]
 struct Submission {
-    record: wire::Record,
+    record: Decoded,
     payload: Vec<u8>,
     waiting: Waiting,
 }
@@ -359,8 +359,8 @@ impl WriterHandle {
     /// the writer. After the latter two the record may turn out to be kept after a change of writers; its source's
     /// cursor then tells.
     pub async fn submit(&self, record: wire::Record) -> Result<Ack> {
-        State::check(&self.shared.options.schema, &record)?;
         let payload = record.encode_to_vec();
+        let record = Decoded::new(&self.shared.options.schema, record)?;
         if payload.len() > MAX_PAYLOAD {
             return Err(Error::Exhausted(format!(
                 "a record of {} bytes is above the limit of {MAX_PAYLOAD}: send smaller batches",

@@ -9,13 +9,13 @@ use std::{
     sync::{
         Arc,
         atomic::Ordering,
-        mpsc::{Receiver, RecvTimeoutError},
+        mpsc::{Receiver, RecvTimeoutError, sync_channel},
     },
     thread,
     time::{Duration, Instant, SystemTime},
 };
 
-use bitdex_proto::{Result as WireResult, wire};
+use bitdex_proto::{Result as WireResult, schema::Schema, wire};
 use prost::Message as _;
 use tokio::sync::oneshot;
 use wire::record::Kind;
@@ -29,12 +29,12 @@ use crate::{
     log::{
         Error, Result,
         disk::publish,
-        reader::{Followed, LogEnd, LogReader},
+        reader::{Apply, Followed, LogEnd, LogReader},
         segment::{SegmentEnd, segment_path},
         writer::{LogOptions, LogWriter},
     },
     mapping::{Frontier, frontier},
-    state::{Files, State, Unsettled},
+    state::{Decoded, Files, State, Unsettled},
     store::{
         format,
         manifest::{Manifest, Prepared},
@@ -49,6 +49,10 @@ const RETRY: Duration = Duration::from_secs(1);
 const LOOK: Duration = Duration::from_millis(20);
 /// While much is replayed, a version is published this often.
 const PUBLISH: Duration = Duration::from_millis(20);
+/// From so many records on, they are decoded by a thread of their own.
+const MANY: u64 = 64;
+/// Records that wait, decoded.
+const DECODED: usize = 32;
 /// How often a manifest whose files are gone is read again before that counts as damage.
 const REOPEN: usize = 10;
 const RANDOM: &str = "/dev/urandom";
@@ -253,10 +257,11 @@ impl Worker {
                 return Ok(());
             }
             let Some(mut follower) = self.follower.take() else { return Ok(()) };
+            let behind = frontier - self.state.sequence();
             let mut replay = Replay::new(self);
             let mut published = Instant::now();
-            let followed = follower.reader.follow(frontier, &mut |sequence, payload| {
-                replay.apply(sequence, payload)?;
+            let reader = &mut follower.reader;
+            let followed = replay.run(behind, |apply| reader.follow(frontier, apply), &mut |replay| {
                 if published.elapsed() >= PUBLISH {
                     replay.settle()?;
                     replay.worker.shared.publish(&replay.worker.state);
@@ -266,16 +271,7 @@ impl Worker {
                 Ok(())
             });
             let reopen = replay.reopen;
-            let settled = replay.settle();
             self.shared.epoch.store(follower.reader.epoch(), Ordering::Relaxed);
-            let followed = followed.and_then(|followed| {
-                settled.map_err(|reason| Error::Record {
-                    path: self.shared.folder.root().into(),
-                    sequence: self.state.sequence(),
-                    reason,
-                })?;
-                Ok(followed)
-            });
             match followed {
                 Ok(followed) => {
                     show(&self.shared, &self.state);
@@ -402,9 +398,7 @@ impl Worker {
         let (end, frontier) = self.read_to_end(&manifest)?;
         // Before they are made durable: a record that cannot be applied must not be.
         for (sequence, payload) in (end.durable.last + 1..).zip(&end.tail) {
-            let mut replay = Replay::new(self);
-            let applied = replay.apply(sequence, payload).and_then(|()| replay.settle());
-            applied.map_err(|reason| Error::Record {
+            Replay::new(self).apply_one(sequence, payload).map_err(|reason| Error::Record {
                 path: segment_path(self.shared.folder.root(), end.durable.number),
                 sequence,
                 reason,
@@ -470,16 +464,10 @@ impl Worker {
             return Err(Error::Foreign("the log is not open".into()));
         };
         let durable = frontier.load().max(manifest.next_sequence - 1);
+        let behind = durable.saturating_sub(self.state.sequence());
         let mut replay = Replay::new(self);
-        match reader.finish(durable, &mut |sequence, payload| replay.apply(sequence, payload)) {
-            Ok(end) => {
-                replay.settle().map_err(|reason| Error::Record {
-                    path: self.shared.folder.root().into(),
-                    sequence: self.state.sequence(),
-                    reason,
-                })?;
-                Ok((end, frontier))
-            }
+        match replay.run(behind, |apply| reader.finish(durable, apply), &mut |_| Ok(())) {
+            Ok(end) => Ok((end, frontier)),
             // From the checkpoint on, which lies behind the record that asked for it: so this happens once.
             Err(_) if replay.reopen => self.read_to_end(manifest),
             Err(error) => Err(error),
@@ -536,6 +524,11 @@ fn manifest_file(shared: &Shared) -> Option<(u64, SystemTime)> {
     Some((metadata.ino(), metadata.modified().ok()?))
 }
 
+fn decode(schema: &Schema, payload: &[u8]) -> Result<Decoded, String> {
+    let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
+    Decoded::new(schema, record).map_err(|error| error.to_string())
+}
+
 /// Applies records of the log, with the files that they need beside the state.
 struct Replay<'a> {
     worker: &'a mut Worker,
@@ -549,14 +542,63 @@ impl<'a> Replay<'a> {
         Self { worker, reopen: false, unsettled: Unsettled::default() }
     }
 
+    /// Applies the records that `read` hands over, and calls `each` behind each of them. Afterwards the state is a version,
+    /// unless there was an error.
+    fn run<R: Send>(
+        &mut self,
+        behind: u64,
+        read: impl FnOnce(Apply<'_>) -> Result<R> + Send,
+        each: &mut dyn FnMut(&mut Self) -> Result<(), String>,
+    ) -> Result<R> {
+        let schema = Arc::clone(&self.worker.shared.options.schema);
+        let read = if behind < MANY {
+            read(&mut |sequence, payload| {
+                self.apply(sequence, decode(&schema, payload)?)?;
+                each(self)
+            })
+        } else {
+            thread::scope(|scope| {
+                let (sender, records) = sync_channel(DECODED);
+                let reading = scope.spawn(move || {
+                    read(&mut |sequence, payload| {
+                        // Nobody listens once a record could not be applied, which is told there.
+                        sender.send((sequence, decode(&schema, payload)?)).map_err(|_| "it is not wanted".into())
+                    })
+                });
+                let mut applied = Ok(());
+                for (sequence, record) in records {
+                    let done = self.apply(sequence, record).and_then(|()| each(self));
+                    if let Err(reason) = done {
+                        applied = Err(self.refused(sequence, reason));
+                        break;
+                    }
+                }
+                let read = reading.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                applied.and(read)
+            })
+        };
+        let read = read?;
+        self.settle().map_err(|reason| self.refused(self.worker.state.sequence(), reason))?;
+        Ok(read)
+    }
+
+    fn refused(&self, sequence: u64, reason: String) -> Error {
+        Error::Record { path: self.worker.shared.folder.root().into(), sequence, reason }
+    }
+
     /// Works out what the records behind it left; only then is the state a version.
     fn settle(&mut self) -> Result<(), String> {
         self.worker.state.settle_all(mem::take(&mut self.unsettled)).map_err(|error| error.to_string())
     }
 
-    fn apply(&mut self, sequence: u64, payload: &[u8]) -> Result<(), String> {
-        let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
-        match &record.kind {
+    fn apply_one(mut self, sequence: u64, payload: &[u8]) -> Result<(), String> {
+        let record = decode(&self.worker.shared.options.schema, payload)?;
+        self.apply(sequence, record)?;
+        self.settle()
+    }
+
+    fn apply(&mut self, sequence: u64, record: Decoded) -> Result<(), String> {
+        match record.kind() {
             Some(Kind::Freeze(_)) if self.worker.state.frozen().is_some() => self.adopt()?,
             Some(Kind::LoadBegin(_)) => self.worker.began.push(sequence),
             Some(Kind::LoadEnd(_)) => self.prepare(sequence)?,

@@ -33,7 +33,7 @@ use crate::{
         writer::LogWriter,
     },
     mapping::Frontier,
-    state::{Files, State, Unsettled},
+    state::{Decoded, Files, State, Unsettled},
     store::{
         manifest::Manifest,
         policy::{Decision, Ingestion, Situation, decide},
@@ -313,15 +313,15 @@ impl Writing {
     fn apply(&mut self, worker: &mut Worker, submissions: Vec<Submission>) -> Result<()> {
         let base = worker.state.clone();
         let mut group = Group { era: self.era, ..Group::default() };
-        let mut records: Vec<wire::Record> = Vec::with_capacity(submissions.len());
+        let mut records: Vec<Decoded> = Vec::with_capacity(submissions.len());
         let mut unsettled = Unsettled::default();
         for Submission { record, payload, waiting } in submissions {
             if let Err(error) = self.admit(&worker.state, &record) {
                 group.answers.push((waiting, Err(error)));
                 continue;
             }
-            if matches!(record.kind, Some(Kind::LoadEnd(_))) && self.needs_base(worker) {
-                self.ending = Some(Ending { record, waiting, frozen: false });
+            if matches!(record.kind(), Some(Kind::LoadEnd(_))) && self.needs_base(worker) {
+                self.ending = Some(Ending { record: record.into_record(), waiting, frozen: false });
                 continue;
             }
             let sequence = worker.state.sequence() + 1;
@@ -365,8 +365,8 @@ impl Writing {
     }
 
     /// What depends on the state: a batch goes on from the cursor that is there.
-    fn admit(&self, state: &State, record: &wire::Record) -> WireResult<()> {
-        match &record.kind {
+    fn admit(&self, state: &State, record: &Decoded) -> WireResult<()> {
+        match record.kind() {
             Some(Kind::Genesis(_) | Kind::Freeze(_)) => {
                 Err(WireError::invalid("only the store itself writes this record"))
             }
@@ -386,13 +386,13 @@ impl Writing {
             Some(Kind::LoadRows(_) | Kind::LoadPartDone(_) | Kind::LoadEnd(_)) if self.ending.is_some() => {
                 Err(WireError::Precondition("the load is being ended: wait for that".into()))
             }
-            Some(Kind::LoadEnd(_)) => state.validate(record),
+            Some(Kind::LoadEnd(_)) => state.check_load_end(),
             _ => Ok(()),
         }
     }
 
-    fn applied(&mut self, worker: &mut Worker, sequence: u64, record: &wire::Record, group: &mut Group) {
-        match &record.kind {
+    fn applied(&mut self, worker: &mut Worker, sequence: u64, record: &Decoded, group: &mut Group) {
+        match record.kind() {
             Some(Kind::LoadBegin(_)) => {
                 worker.began.push(sequence);
                 if let Some(build) = &self.build {

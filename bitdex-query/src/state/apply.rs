@@ -11,7 +11,9 @@ use bitdex_proto::{
 };
 use bytes::Bytes;
 
-use super::{Feed, Files, Frozen, LoadProgress, Loading, State, changes::Changes, layer::Layer, layout::Place};
+use super::{
+    Decoded, Feed, Files, Frozen, LoadProgress, Loading, State, changes::Changes, layer::Layer, layout::Place,
+};
 use crate::{build::staging::Staging, engine, segment::SEGMENT_BITS};
 
 /// Changes of rows that are worked out at once, at most about.
@@ -32,7 +34,7 @@ impl Unsettled {
     }
 }
 
-fn malformed(what: &str) -> Error {
+pub(super) fn malformed(what: &str) -> Error {
     Error::invalid(format!("a record without {what}"))
 }
 
@@ -41,23 +43,23 @@ impl State {
     /// ([`State::validate`] tells beforehand) or that files are damaged; the state must then be treated as lost.
     pub fn apply(&mut self, sequence: u64, record: &wire::Record) -> Result<()> {
         let mut unsettled = Unsettled::default();
-        self.take(sequence, record, &mut unsettled)?;
+        self.take(sequence, &Decoded::new(self.schema(), record.clone())?, &mut unsettled)?;
         self.settle_all(unsettled)
     }
 
     /// As [`State::apply`], with the row changes of batches left in `unsettled`, so that those of many records are worked
     /// out as one. Before [`State::settle_all`] only cursors and the like may be read.
-    pub fn take(&mut self, sequence: u64, record: &wire::Record, unsettled: &mut Unsettled) -> Result<()> {
+    pub fn take(&mut self, sequence: u64, record: &Decoded, unsettled: &mut Unsettled) -> Result<()> {
         if sequence <= self.header.sequence {
             return Err(Error::Internal(format!("record {sequence} follows record {}", self.header.sequence)));
         }
-        let kind = record.kind.as_ref().ok_or_else(|| malformed("a kind"))?;
+        let kind = record.kind().ok_or_else(|| malformed("a kind"))?;
         if !matches!(kind, Kind::Batch(_)) || unsettled.0.len() >= MOST {
             self.settle(std::mem::take(&mut unsettled.0))?;
         }
         match kind {
             Kind::Genesis(genesis) => self.begin(genesis)?,
-            Kind::Batch(batch) => self.take_batch(batch, &mut unsettled.0)?,
+            Kind::Batch(batch) => self.take_batch(batch, record.ops(), &mut unsettled.0)?,
             Kind::LoadBegin(begin) => self.begin_load(sequence, begin)?,
             Kind::LoadRows(rows) => self.stage_rows(rows)?,
             Kind::LoadPartDone(part) => self.end_part(part)?,
@@ -73,37 +75,20 @@ impl State {
         Ok(self.settle(unsettled.0)?)
     }
 
-    /// Whether everything in the record decodes against the schema. The rows of a load are the exception: they need
-    /// the load's parts, see [`State::check_load_rows`].
-    pub fn check(schema: &Schema, record: &wire::Record) -> Result<()> {
-        match record.kind.as_ref().ok_or_else(|| malformed("a kind"))? {
-            Kind::Genesis(genesis) => check_definition(schema, &genesis.definition_hash),
-            Kind::Batch(batch) => {
-                if batch.source.is_empty() {
-                    return Err(malformed("the name of its source"));
-                }
-                batch.ops.iter().try_for_each(|op| Op::from_wire(op, schema).map(|_| ()))
-            }
-            Kind::LoadBegin(begin) => check_load(schema, begin).map(|_| ()),
-            Kind::LoadRows(_) | Kind::LoadPartDone(_) | Kind::LoadEnd(_) | Kind::Freeze(_) => Ok(()),
-        }
-    }
-
     /// Whether COPY rows decode as rows of their part's source.
     pub fn check_load_rows(schema: &Schema, parts: &[wire::LoadPart], rows: &wire::LoadRows) -> Result<()> {
         let part = part_of(parts, rows.part)?;
         copy::check_rows(schema, part.source as usize, &rows.copy_rows)
     }
 
-    /// Whether [`State::apply`] would take this record next: [`State::check`], and what depends on the state.
+    /// Whether [`State::apply`] would take this record, which decodes, next.
     pub fn validate(&self, record: &wire::Record) -> Result<()> {
-        Self::check(self.schema(), record)?;
         match &record.kind {
             Some(Kind::Genesis(_)) => self.check_genesis(),
             Some(Kind::Batch(batch)) => self.check_cursor(batch),
             Some(Kind::LoadRows(rows)) => Self::check_load_rows(self.schema(), &self.loading()?.progress.parts, rows),
             Some(Kind::LoadPartDone(part)) => self.loading()?.part(part.part).map(|_| ()),
-            Some(Kind::LoadEnd(_)) => self.loading()?.check_complete(),
+            Some(Kind::LoadEnd(_)) => self.check_load_end(),
             Some(Kind::Freeze(_)) => self.check_freeze(),
             Some(Kind::LoadBegin(_)) | None => Ok(()),
         }
@@ -113,6 +98,11 @@ impl State {
     /// what is staged as ordinary rows.
     pub fn prepare(&mut self, prepared: Arc<Files>) {
         self.prepared = Some(prepared);
+    }
+
+    /// Whether the load that is under way is complete.
+    pub fn check_load_end(&self) -> Result<()> {
+        self.loading()?.check_complete()
     }
 
     fn check_genesis(&self) -> Result<()> {
@@ -167,43 +157,41 @@ impl State {
         Ok(())
     }
 
-    fn take_batch(&mut self, batch: &wire::Batch, changes: &mut Changes) -> Result<()> {
+    fn take_batch(&mut self, batch: &wire::Batch, ops: &[Op], changes: &mut Changes) -> Result<()> {
         self.check_cursor(batch)?;
-        let schema = self.schema().clone();
-        self.take_ops(batch.ops.iter().map(|op| Op::from_wire(op, &schema)), changes)?;
+        self.take_ops(ops, changes)?;
         let caught_up = batch.caught_up || self.is_caught_up(&batch.source);
         let feed = Feed { cursor: owned(&batch.new_cursor), caught_up, backlog: batch.backlog };
         self.header.feeds.insert(batch.source.clone(), feed);
         Ok(())
     }
 
-    fn take_ops(&mut self, ops: impl Iterator<Item = Result<Op>>, changes: &mut Changes) -> Result<()> {
+    fn take_ops<'o>(&mut self, ops: impl IntoIterator<Item = &'o Op>, changes: &mut Changes) -> Result<()> {
         let loading = self.header.loading.is_some();
         // What is deferred waits for the first documents.
         let defers = loading && !self.header.loaded;
         for op in ops {
-            let op = op?;
-            if loading && self.is_loaded_source(&op) {
+            if loading && self.is_loaded_source(op) {
                 self.active.staged.push_op(op.clone());
                 if defers {
                     continue;
                 }
             }
-            if changes.push(self, &op)? {
+            if changes.push(self, op)? {
                 continue;
             }
             match op {
                 Op::Field { document, field, change } => {
                     if defers && !self.active.deferred.is_empty() {
-                        self.active.defer([Op::Field { document, field, change }]);
+                        self.active.defer([op.clone()]);
                     } else {
-                        changes.external(&self.layout, field, document, change);
+                        changes.external(&self.layout, *field, *document, change.clone());
                     }
                 }
-                op if defers => self.active.defer([op]),
+                op if defers => self.active.defer([op.clone()]),
                 Op::QueryOpSet { filter, changes: sets } => {
                     self.settle(std::mem::take(changes))?;
-                    self.add_matches(&filter, &sets, changes)?;
+                    self.add_matches(filter, sets, changes)?;
                     self.settle(std::mem::take(changes))?;
                 }
                 Op::Upsert { .. } | Op::Member { .. } | Op::Truncate { .. } | Op::Retain { .. } => {}
@@ -293,7 +281,7 @@ impl State {
         header.feeds.insert(loading.source.clone(), feed);
         let deferred = self.active.take_deferred();
         let mut changes = Changes::default();
-        self.take_ops(deferred.into_iter().map(Ok), &mut changes)?;
+        self.take_ops(&deferred, &mut changes)?;
         Ok(self.settle(changes)?)
     }
 
@@ -408,7 +396,7 @@ fn part_of(parts: &[wire::LoadPart], part: u32) -> Result<&wire::LoadPart> {
         .ok_or_else(|| Error::invalid(format!("part {part} does not exist: the load has {}", parts.len())))
 }
 
-fn check_definition(schema: &Schema, hash: &str) -> Result<()> {
+pub(super) fn check_definition(schema: &Schema, hash: &str) -> Result<()> {
     if hash == schema.hash {
         Ok(())
     } else {
@@ -419,7 +407,7 @@ fn check_definition(schema: &Schema, hash: &str) -> Result<()> {
     }
 }
 
-fn check_load<'r>(schema: &Schema, begin: &'r wire::LoadBegin) -> Result<&'r wire::LoadOpen> {
+pub(super) fn check_load<'r>(schema: &Schema, begin: &'r wire::LoadBegin) -> Result<&'r wire::LoadOpen> {
     let load = begin.load.as_ref().ok_or_else(|| malformed("its load"))?;
     if load.source.is_empty() {
         return Err(malformed("the name of its source"));

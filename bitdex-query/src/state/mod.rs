@@ -7,6 +7,7 @@ mod apply;
 mod changes;
 mod checkpoint;
 pub(crate) mod compute;
+mod decoded;
 pub(crate) mod encode;
 mod files;
 pub(crate) mod layer;
@@ -26,6 +27,7 @@ use imbl::OrdMap;
 
 pub use apply::Unsettled;
 pub use checkpoint::{Flushed, write_checkpoint};
+pub use decoded::Decoded;
 pub use files::Files;
 pub(crate) use rows::StateRows;
 pub(crate) use view::{Bounds, ColumnView, Operand};

@@ -21,7 +21,7 @@ use rand_chacha::ChaCha8Rng;
 pub(crate) use self::store::Store;
 
 use self::model::{LABELS, LEVEL, Model, RANK, row, schema, schema_by_column};
-use super::{CLICKHOUSE, POSTGRES, State};
+use super::{CLICKHOUSE, Decoded, POSTGRES, State};
 use crate::segment::value::ValueRef;
 
 pub(crate) fn genesis(schema: &Schema) -> wire::Record {
@@ -359,7 +359,7 @@ fn what_does_not_decode_is_refused_by_name() {
     let schema = schema();
     let check = |ops: Vec<wire::Op>| {
         let batch = wire::Batch { source: POSTGRES.into(), ops, ..wire::Batch::default() };
-        State::check(&schema, &record(batch)).unwrap_err().to_string()
+        Decoded::new(&schema, record(batch)).unwrap_err().to_string()
     };
     let field = |name: &str| wire::Op {
         kind: Some(wire::op::Kind::Field(wire::FieldOp { document: 1, field: name.into(), change: None })),
@@ -383,7 +383,7 @@ fn what_does_not_decode_is_refused_by_name() {
     }
     assert!(check(vec![too_large]).contains("document key 4294967296"));
     let foreign = wire::Genesis { store: "s".into(), definition_hash: "other".into() };
-    let error = State::check(&schema, &wire::Record { kind: Some(Kind::Genesis(foreign)) }).unwrap_err();
+    let error = Decoded::new(&schema, wire::Record { kind: Some(Kind::Genesis(foreign)) }).unwrap_err();
     assert!(error.to_string().contains("definition other"), "{error}");
 }
 
