@@ -18,6 +18,9 @@ use crate::{log::Result, segment::value::ValueRef};
 /// Where bytes stand among others.
 pub(super) type Span = std::ops::Range<usize>;
 
+/// Where a row is that is to be; `None`: it is gone.
+pub(super) type NewRow = (Place, i64, Option<Span>);
+
 #[derive(Debug)]
 enum Step {
     Row(Option<Span>),
@@ -45,7 +48,8 @@ pub(super) struct RowChange<'s> {
 /// The rows that differ from a state's, in the order of (place, key).
 #[derive(Debug)]
 pub(super) struct Resolved<'s> {
-    rows: Vec<(Place, i64, Option<&'s [u8]>, Option<Span>)>,
+    /// Each with its old row.
+    rows: Vec<(NewRow, Option<&'s [u8]>)>,
     /// Of the new rows.
     pub(super) bytes: Vec<u8>,
 }
@@ -57,12 +61,13 @@ impl<'s> Resolved<'s> {
     {
         let new = |span: &Option<Span>| span.as_ref().and_then(|span| self.bytes.get(span.clone()));
         let rows = self.rows.iter();
-        rows.map(|(place, key, old, span)| RowChange { place: *place, key: *key, old: *old, new: new(span) }).collect()
+        rows.map(|((place, key, span), old)| RowChange { place: *place, key: *key, old: *old, new: new(span) })
+            .collect()
     }
 
     /// Where the new rows stand among the bytes.
-    pub(super) fn into_new(self) -> (Vec<(Place, i64, Option<Span>)>, Vec<u8>) {
-        (self.rows.into_iter().map(|(place, key, _, new)| (place, key, new)).collect(), self.bytes)
+    pub(super) fn into_new(self) -> (Vec<NewRow>, Vec<u8>) {
+        (self.rows.into_iter().map(|(new, _)| new).collect(), self.bytes)
     }
 }
 
@@ -177,7 +182,7 @@ impl Changes {
                 None => old.is_some(),
             };
             if is_new {
-                rows.push((*place, *key, old, new));
+                rows.push(((*place, *key, new), old));
             }
         }
         Ok(Resolved { rows, bytes: folding.held })

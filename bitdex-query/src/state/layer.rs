@@ -78,7 +78,7 @@ impl Entry for Coded {
         &self.0
     }
 
-    fn key_of<'c>(change: &'c (u32, Option<u64>)) -> &'c u32 {
+    fn key_of(change: &(u32, Option<u64>)) -> &u32 {
         &change.0
     }
 
@@ -101,7 +101,7 @@ impl Entry for Ranked {
         &self.0
     }
 
-    fn key_of<'c>(change: &'c ((u64, u32), bool)) -> &'c (u64, u32) {
+    fn key_of(change: &((u64, u32), bool)) -> &(u64, u32) {
         &change.0
     }
 

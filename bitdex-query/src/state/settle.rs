@@ -176,7 +176,7 @@ impl Lookups for Newer<'_, '_> {
 }
 
 /// A row as it is to be; `None`: it is gone.
-type NewRow = (Place, i64, Option<Vec<u8>>);
+type HopRow = (Place, i64, Option<Vec<u8>>);
 
 /// A document whose own rows changed.
 struct Own<'r, 's> {
@@ -216,7 +216,7 @@ impl State {
     }
 
     /// The rows of hops that follow from changed rows of lookups.
-    fn hop_rows(&self, rows: &[RowChange<'_>]) -> Result<Vec<NewRow>> {
+    fn hop_rows(&self, rows: &[RowChange<'_>]) -> Result<Vec<HopRow>> {
         let layout = &self.layout;
         let mut moved: BTreeMap<(Place, i64), Vec<(i64, bool)>> = BTreeMap::new();
         for (hop, (source, column)) in layout.hops.iter().enumerate() {

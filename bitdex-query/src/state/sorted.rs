@@ -416,7 +416,7 @@ mod tests {
             &self.0
         }
 
-        fn key_of<'c>(change: &'c (u16, Option<u32>)) -> &'c u16 {
+        fn key_of(change: &(u16, Option<u32>)) -> &u16 {
             &change.0
         }
 

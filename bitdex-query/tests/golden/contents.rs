@@ -61,7 +61,7 @@ impl Contents {
     pub(crate) fn loaded(plain: u32) -> Self {
         let mut all = Self::default();
         for id in (0..plain).chain(FAR) {
-            let full = id < 60 || id >= PLAIN;
+            let full = !(60..PLAIN).contains(&id);
             let row = if full { Self::row(id) } else { Row { flag: Some(id % 2 == 0), ..Row::default() } };
             all.rows.insert(id, row);
             if full {

@@ -53,7 +53,7 @@ impl From<Vec<u16>> for BlockSet {
                 few[..length].copy_from_slice(&ids);
                 Self::Few(length as u8, few)
             }
-            ..=MANY => Self::Array(Arc::new(ids)),
+            length if length <= MANY => Self::Array(Arc::new(ids)),
             _ => Self::Bits(Arc::new(bits(&ids))),
         }
     }
