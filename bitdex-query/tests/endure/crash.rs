@@ -26,7 +26,7 @@ use crate::{
     alone,
     feed::{
         Documents, Part, acknowledged, commit, expected, first_load, folder, get, load, number, open, parts, search,
-        to_wire,
+        session_open, to_wire,
     },
     long,
     model::{MARKER, Model, Random, mark},
@@ -441,9 +441,12 @@ async fn kills_lose_nothing_that_was_acknowledged() {
                 // Its outcome is read from the cursor, after the kill.
                 let _ = load(&client, &schema, &loading.id, loading.n, &loading.parts).await;
             } else {
-                let session = open(&[&writer], &schema, "postgres").await;
                 let durable = world.postgres.lock().unwrap().durable;
-                feed(&world, session, ChaCha8Rng::seed_from_u64(rng.random()), world.model(durable)).await;
+                let rng = ChaCha8Rng::seed_from_u64(rng.random());
+                // The kill may come first.
+                if let Ok(session) = client.session(session_open(&schema, "postgres")).await {
+                    feed(&world, session, rng, world.model(durable)).await;
+                }
             }
         };
         let killing = async {
