@@ -76,6 +76,11 @@ impl Keeper {
         self.kept.lock().manifest.clone()
     }
 
+    /// Those of the newest manifest.
+    pub(super) fn files(&self) -> Arc<Files> {
+        Arc::clone(&self.kept.lock().files)
+    }
+
     /// Makes a changed manifest durable, hands its files to the log's thread, and unlinks those that it replaces.
     fn publish(&self, cancel: &AtomicBool, change: impl FnOnce(&mut Manifest)) -> Result<(), Failure> {
         let Shared { folder, disk, options, .. } = &*self.shared;

@@ -600,6 +600,7 @@ impl Writing {
         while let Some(submission) = self.queue.pop_front() {
             self.apply(worker, vec![submission])?;
         }
+        self.finish_flush(worker)?;
         // In vain, were something refused just now: then it stays in the log.
         let unflushed = worker.state.unflushed();
         let cheap = self.flushing.bytes + unflushed.bytes + worker.state.staged_bytes().0 <= CHEAP_BYTES;
@@ -626,6 +627,28 @@ impl Writing {
         let end = log.end();
         drop(lock);
         Ok((store, end, frontier))
+    }
+
+    /// Brings into files what a flush that was cancelled left, where that is cheap.
+    fn finish_flush(&mut self, worker: &mut Worker) -> Result<()> {
+        self.files = self.keeper.files();
+        worker.state.adopt(Arc::clone(&self.files))?;
+        let Some(frozen) = worker.state.frozen().cloned() else { return Ok(()) };
+        if self.flushing.bytes + frozen.bytes() > CHEAP_BYTES || self.frontier.load() < frozen.sequence() {
+            return Ok(());
+        }
+        match self.keeper.flush(&frozen, &worker.began, &AtomicBool::new(false)) {
+            Ok(flush) => {
+                self.flushing.bytes = flush.bytes;
+                self.files = self.keeper.files();
+                worker.state.adopt(Arc::clone(&self.files))
+            }
+            Err(Failure::Fatal(error)) => Err(error),
+            Err(failure) => {
+                tracing::warn!(?failure, "no checkpoint could be written; the log is kept");
+                Ok(())
+            }
+        }
     }
 
     /// For queries of other processes that wait, and for operators' wishes.
