@@ -2,8 +2,9 @@
 
 use std::{
     collections::HashMap,
-    fs::File,
+    fs::{self, File},
     io,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
     sync::Arc,
 };
@@ -51,6 +52,13 @@ struct Plan {
     only: Option<&'static str>,
     /// After this many more syncs (of files and folders), they fail.
     sync: Option<u64>,
+    /// After this many more operations of any kind, one fails with this error.
+    step: Option<(u64, i32)>,
+    steps: u64,
+    /// A write takes no more than this at once.
+    short: Option<usize>,
+    /// Where segments of the log go that are removed.
+    archive: Option<PathBuf>,
     /// Everything fails once a write or sync did.
     crash: bool,
     crashed: bool,
@@ -64,8 +72,24 @@ impl Plan {
         if self.crashed { Err(io::Error::from_raw_os_error(EIO)) } else { Ok(()) }
     }
 
-    fn sync(&mut self) -> io::Result<()> {
+    /// Begins an operation.
+    fn begin(&mut self) -> io::Result<()> {
         self.alive()?;
+        self.steps += 1;
+        if let Some((left, errno)) = &mut self.step {
+            if *left == 0 {
+                let errno = *errno;
+                self.step = None;
+                self.crashed = self.crash;
+                return Err(io::Error::from_raw_os_error(errno));
+            }
+            *left -= 1;
+        }
+        Ok(())
+    }
+
+    fn sync(&mut self) -> io::Result<()> {
+        self.begin()?;
         if let Some(left) = &mut self.sync {
             if *left == 0 {
                 self.crashed = self.crash;
@@ -108,6 +132,26 @@ impl FaultyDisk {
         self.shared.lock().sync = Some(syncs);
     }
 
+    /// The operation behind so many more (of creations, writes, syncs, renames and removals) fails; only that one.
+    pub(crate) fn fail_step_after(&self, steps: u64, errno: i32) {
+        self.shared.lock().step = Some((steps, errno));
+    }
+
+    /// Whether the step of [`FaultyDisk::fail_step_after`] was reached.
+    pub(crate) fn has_failed_step(&self) -> bool {
+        self.shared.lock().step.is_none()
+    }
+
+    /// Writes take no more than so many bytes at once.
+    pub(crate) fn write_short(&self, bytes: usize) {
+        self.shared.lock().short = Some(bytes);
+    }
+
+    /// Segments of the log that are removed are kept in a folder.
+    pub(crate) fn archive(&self, folder: &Path) {
+        self.shared.lock().archive = Some(folder.into());
+    }
+
     /// The next injected failure ends everything, as the end of the process would.
     pub(crate) fn crash_on_failure(&self) {
         self.shared.lock().crash = true;
@@ -122,15 +166,25 @@ impl FaultyDisk {
         self.shared.lock().syncs
     }
 
-    /// Takes away, of each file, a random part of what was not synced.
+    /// Takes away, of each file, a random part of what was not synced: its end, or pages of it, which then are zeros.
     pub(crate) fn lose_power(&self, rng: &mut impl Rng) {
         let plan = self.shared.lock();
         let mut files: Vec<_> = plan.files.iter().collect();
         files.sort();
         for (path, (length, synced)) in files {
             if length > synced && path.exists() {
-                let kept = rng.random_range(*synced..=*length);
-                File::options().write(true).open(path).unwrap().set_len(kept).unwrap();
+                let file = File::options().write(true).open(path).unwrap();
+                if rng.random() {
+                    file.set_len(rng.random_range(*synced..=*length)).unwrap();
+                    continue;
+                }
+                let page = [64, 512, 4096][rng.random_range(0..3)];
+                for start in (synced / page * page..*length).step_by(page as usize) {
+                    let (from, to) = (start.max(*synced), (start + page).min(*length));
+                    if rng.random() {
+                        file.write_all_at(&vec![0; (to - from) as usize], from).unwrap();
+                    }
+                }
             }
         }
     }
@@ -139,7 +193,7 @@ impl FaultyDisk {
 impl Disk for FaultyDisk {
     fn create(&self, path: &Path) -> io::Result<Box<dyn DiskFile>> {
         let mut plan = self.shared.lock();
-        plan.alive()?;
+        plan.begin()?;
         let file = RealDisk.create(path)?;
         plan.files.insert(path.into(), (0, 0));
         let path = Arc::new(Mutex::new(PathBuf::from(path)));
@@ -148,7 +202,7 @@ impl Disk for FaultyDisk {
 
     fn rename(&self, from: &Path, to: &Path) -> io::Result<()> {
         let mut plan = self.shared.lock();
-        plan.alive()?;
+        plan.begin()?;
         RealDisk.rename(from, to)?;
         if let Some(lengths) = plan.files.remove(from) {
             plan.files.insert(to.into(), lengths);
@@ -158,9 +212,16 @@ impl Disk for FaultyDisk {
 
     fn remove(&self, path: &Path) -> io::Result<()> {
         let mut plan = self.shared.lock();
-        plan.alive()?;
+        plan.begin()?;
         plan.files.remove(path);
-        RealDisk.remove(path)
+        match (&plan.archive, path.file_name()) {
+            (Some(archive), Some(name)) if name.to_string_lossy().ends_with(".seg") => {
+                // A copy, for followers ask whether theirs still has a name.
+                fs::copy(path, archive.join(name))?;
+                RealDisk.remove(path)
+            }
+            _ => RealDisk.remove(path),
+        }
     }
 
     fn sync_folder(&self, folder: &Path) -> io::Result<()> {
@@ -194,8 +255,8 @@ impl DiskFile for FaultyFile {
         self.gate.pass(&name);
         let shared = Arc::clone(&self.shared);
         let mut plan = shared.lock();
-        plan.alive()?;
-        let mut allowed = bytes.len();
+        plan.begin()?;
+        let mut allowed = bytes.len().min(plan.short.unwrap_or(usize::MAX));
         let concerned = plan.only.is_none_or(|part| name.contains(part));
         if let Some((left, errno)) = plan.write.filter(|_| concerned) {
             allowed = allowed.min(left as usize);

@@ -1,5 +1,6 @@
 //! Nodes on one folder: who writes, what readers see, what survives.
 
+mod faults;
 mod files;
 
 use std::{fs, path::Path, sync::mpsc, time::Duration};
@@ -18,7 +19,8 @@ use super::*;
 use crate::{
     log::{
         faults::{EIO, ENOSPC, FaultyDisk},
-        segment::segment_number,
+        reader::{Followed, LogReader},
+        segment::{segment_number, segment_path},
     },
     mapping::Frontier,
     store::policy,
@@ -90,6 +92,16 @@ async fn reaches(node: &Node, sequence: u64) -> Arc<State> {
     let mut versions = node.subscribe();
     tokio::time::timeout(10 * SECOND, versions.wait_for(|version| *version >= sequence)).await.unwrap().unwrap();
     node.current()
+}
+
+async fn until(mut condition: impl FnMut() -> bool) {
+    tokio::time::timeout(30 * SECOND, async {
+        while !condition() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    })
+    .await
+    .unwrap();
 }
 
 async fn promoted(node: &Node) {
@@ -361,17 +373,47 @@ fn lose_power(disk: &FaultyDisk, data: &Path, rng: &mut ChaCha8Rng) {
     }
 }
 
+/// Reads the whole log, and counts its `Freeze` records; each batch goes on from the one before of its source.
+fn freezes(data: &Path, archive: &Path, last: u64) -> u64 {
+    let whole = tempfile::tempdir().unwrap();
+    // A segment may be on its way from the folder to the archive.
+    for folder in [data, archive] {
+        for number in segments(folder) {
+            let [from, to] = [folder, whole.path()].map(|folder| segment_path(folder, number));
+            let copied = fs::copy(from, to);
+            assert!(copied.is_ok() || folder == data, "{copied:?}");
+        }
+    }
+    let store = Manifest::read(&data.join("MANIFEST")).unwrap().unwrap().store;
+    let mut log = LogReader::open(whole.path(), store, 1, 1).unwrap().unwrap();
+    let (mut freezes, mut cursors) = (0, std::collections::HashMap::new());
+    let followed = log.follow(last, &mut |_, payload| {
+        match wire::Record::decode(payload).unwrap().kind {
+            Some(Kind::Freeze(_)) => freezes += 1,
+            Some(Kind::Batch(batch)) => {
+                let before = cursors.insert(batch.source, batch.new_cursor).unwrap_or_default();
+                assert_eq!(batch.previous_cursor, before);
+            }
+            _ => {}
+        }
+        Ok(())
+    });
+    assert_eq!(followed.unwrap(), Followed::UpToDate);
+    freezes
+}
+
 /// The writer ends at random instants, by faults of the disk at any byte or by being dropped, with feeders at work and
 /// sometimes with the power lost; each time it is opened again.
 #[tokio::test(flavor = "multi_thread")]
 async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
     const FEEDERS: usize = 4;
     let mut rng = seeded();
-    let folder = tempfile::tempdir().unwrap();
+    let [folder, archive] = [(); 2].map(|()| tempfile::tempdir().unwrap());
     let mut acknowledged = [0; FEEDERS];
     for round in 0..40 {
         let disk = Arc::new(FaultyDisk::default());
         disk.crash_on_failure();
+        disk.archive(archive.path());
         let small = NodeOptions {
             segment_bytes: rng.random_range(200..5_000),
             flush: often(rng.random_range(5..200)),
@@ -398,8 +440,8 @@ async fn every_acknowledged_record_is_there_once_whatever_ends_the_writer() {
             *acknowledged = steps;
             total += steps;
         }
-        // A `Freeze` has a number too.
-        assert!(state.sequence() >= total, "round {round}: {} < {total}", state.sequence());
+        let freezes = freezes(folder.path(), archive.path(), state.sequence());
+        assert_eq!(state.sequence(), total + freezes, "round {round}");
 
         disk.heal();
         match rng.random_range(0..3) {
@@ -490,8 +532,11 @@ fn checkpoints(data: &Path) -> Vec<String> {
 #[tokio::test(flavor = "multi_thread")]
 async fn checkpoints_replace_the_log_and_a_follower_that_lagged_starts_from_the_newest() {
     let folder = tempfile::tempdir().unwrap();
+    let archive = tempfile::tempdir().unwrap();
     let small = NodeOptions { segment_bytes: 500, flush: often(20), ..options(folder.path()) };
-    let node = Node::open(small).await.unwrap();
+    let disk = Arc::new(FaultyDisk::default());
+    disk.archive(archive.path());
+    let node = Node::open_on(small, disk as Arc<dyn Disk>).await.unwrap();
     // A follower that looks only when it is told to.
     let (shared, commands) =
         Shared::new(NodeOptions { reader_only: true, ..options(folder.path()) }, Arc::new(RealDisk)).unwrap();
@@ -505,14 +550,22 @@ async fn checkpoints_replace_the_log_and_a_follower_that_lagged_starts_from_the_
         if rng.random_ratio(1, 40) {
             slow.follow().unwrap();
             let (slow, writer) = (shared.current.load(), node.current());
-            assert!(slow.sequence() >= ack.sequence);
+            // A `Freeze` may have been logged behind it.
+            assert!((ack.sequence..=writer.sequence()).contains(&slow.sequence()));
             assert_eq!((steps_of(&slow, "a"), slow.hash()), (n + 1, writer.hash()));
+            assert_eq!(slow.sequence(), 1 + n + 1 + freezes(folder.path(), archive.path(), slow.sequence()));
         }
     }
     let state = reaches(&quick, node.current().sequence()).await;
     assert_eq!((steps_of(&state, "a"), state.hash()), (400, node.current().hash()));
+    assert!(segments(folder.path())[0] > 20, "{:?}", segments(folder.path()));
     node.drain().await;
     let last = node.current().sequence();
+    let freezes = freezes(folder.path(), archive.path(), last);
+    assert_eq!(last, 401 + freezes);
+    // At least 20 rows are flushed at once, but for what the drain flushes.
+    assert!((2..=21).contains(&freezes), "{freezes}");
+    assert_eq!(node.current().files().sequence(), last);
     assert_eq!(checkpoints(folder.path()).len(), 1);
     assert_eq!(segments(folder.path()).len(), 1);
     slow.follow().unwrap();
@@ -576,7 +629,7 @@ async fn a_folder_that_is_not_ours_or_damaged_is_refused_by_name() {
     assert!(matches!(&error, Error::Precondition(message) if message.contains("no MANIFEST")), "{error}");
     fs::write(data.join("MANIFEST"), manifest).unwrap();
 
-    let segment = crate::log::segment::segment_path(data, segments(data)[0]);
+    let segment = segment_path(data, segments(data)[0]);
     fs::write(&segment, b"garbage").unwrap();
     assert!(matches!(refused(data).await, Error::DataLoss(message) if message.contains(".seg")));
     fs::remove_file(&segment).unwrap();

@@ -6,6 +6,7 @@
 // Clippy allows these in test functions; this whole program is a test.
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
+mod bulk;
 mod churn;
 mod crash;
 mod fan_out;
