@@ -14,3 +14,5 @@ pub mod segment;
 pub mod server;
 pub mod state;
 pub mod store;
+#[cfg(test)]
+mod testing;

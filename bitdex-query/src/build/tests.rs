@@ -30,20 +30,11 @@ use crate::{
         Folder,
         manifest::{Manifest, Prepared},
     },
+    testing::{scaled, seeded},
 };
 
 const STORE: u128 = 7;
 const IDS: u32 = 300;
-
-fn rng() -> ChaCha8Rng {
-    let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("BITDEX_TEST_SEED={seed}");
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-fn scale() -> usize {
-    std::env::var("BITDEX_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap())
-}
 
 /// Everything that a state shows.
 #[derive(Debug, PartialEq)]
@@ -116,19 +107,7 @@ impl Store {
             state: State::new(schema.clone()),
             disk: Arc::new(RealDisk),
             folder: Folder::open(folder.path(), false).unwrap(),
-            manifest: Manifest {
-                format: crate::store::format::NEWEST,
-                store: STORE,
-                definition: schema.hash.clone(),
-                epoch: 1,
-                first_segment: 1,
-                next_sequence: 1,
-                checkpoint: None,
-                segments: Vec::new(),
-                tables: Vec::new(),
-                staged: Vec::new(),
-                prepared: None,
-            },
+            manifest: Manifest { epoch: 1, ..Manifest::new(crate::store::format::NEWEST, STORE, &schema.hash) },
             schema,
             sequence: 0,
             _folder: folder,
@@ -240,8 +219,8 @@ const LIMITS: Limits = Limits { memory: 1 << 30, threads: 2 };
 
 #[test]
 fn a_built_generation_is_what_applying_the_rows_gives() {
-    let mut rng = rng();
-    for round in 0..6 * scale() {
+    let mut rng = seeded();
+    for round in 0..scaled(6) {
         let seed = rng.random();
         let [mut store, mut plain] = [Store::new(), Store::new()];
         let mut model = Model::default();
@@ -277,8 +256,8 @@ fn a_built_generation_is_what_applying_the_rows_gives() {
 
 #[test]
 fn compaction_changes_nothing_that_a_state_shows() {
-    let mut rng = rng();
-    for _ in 0..4 * scale() {
+    let mut rng = seeded();
+    for _ in 0..scaled(4) {
         let mut store = Store::new();
         let mut model = Model::default();
         store.begin_load(1);
@@ -315,7 +294,7 @@ fn compaction_changes_nothing_that_a_state_shows() {
 
 #[test]
 fn a_build_that_does_not_fit_says_which_setting_to_raise() {
-    let mut rng = rng();
+    let mut rng = seeded();
     let mut store = Store::new();
     let mut model = Model::default();
     store.begin_load(1);

@@ -122,10 +122,11 @@ pub(super) fn each_id<E>(
 mod tests {
     use std::collections::BTreeSet;
 
-    use rand::{RngExt as _, SeedableRng as _};
+    use rand::RngExt as _;
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::testing::seeded;
 
     type Change<'a> = &'a dyn Fn(&mut Set);
 
@@ -163,9 +164,7 @@ mod tests {
 
     #[test]
     fn combines_every_kind_with_every_other() {
-        let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-        println!("BITDEX_TEST_SEED={seed}");
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seeded();
         for _ in 0..500 {
             let ((a, one), (b, other)) = (random_block(&mut rng), random_block(&mut rng));
             let (first, last) = (rng.random_range(0..=u16::MAX), rng.random_range(0..=u16::MAX));

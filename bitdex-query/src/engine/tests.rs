@@ -1,6 +1,6 @@
 //! Searches, counts and documents compared with the naive model, on random rows, after random batches, by every plan.
 
-use std::{cmp::Ordering, env, sync::Arc};
+use std::{cmp::Ordering, sync::Arc};
 
 use bitdex_proto::{
     Error,
@@ -14,21 +14,20 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
 use super::{Plan, count, cursor_sequence, get, matching, search, search_by};
-use crate::state::{
-    Decoded, POSTGRES, State,
-    tests::{
-        Store, batch as batch_of, freeze, genesis,
-        model::{Documents, Model, NOW, matches, random_filter, random_op, row, schema},
-        record,
+use crate::{
+    state::{
+        Decoded, POSTGRES, State,
+        tests::{
+            Store, batch as batch_of, freeze, genesis,
+            model::{Documents, Model, NOW, matches, random_filter, random_op, row, schema},
+            record,
+        },
     },
+    testing::{scaled, seed},
 };
 
 fn batch(schema: &Schema, previous: &str, new: &str, ops: &[Op]) -> wire::Record {
     record(batch_of(schema, POSTGRES, previous, new, ops))
-}
-
-fn number(name: &str, default: u64) -> u64 {
-    env::var(name).map_or(default, |text| text.parse().unwrap_or_else(|_| panic!("{name}={text} is no number")))
 }
 
 /// The answer, said without indexes: filter, drop what is pending, sort, all of it.
@@ -97,9 +96,7 @@ fn random_request(rng: &mut ChaCha8Rng, schema: &Schema) -> SearchRequest {
 
 #[test]
 fn answers_equal_the_naive_model() {
-    let seed = number("BITDEX_TEST_SEED", rand::random());
-    let rounds = 12 * number("BITDEX_TEST_SCALE", 1);
-    println!("BITDEX_TEST_SEED={seed}");
+    let (seed, rounds) = (seed(), scaled(12));
     let schema = Arc::new(schema());
     let (mut batches, mut searches, mut found) = (0_u64, 0_u64, 0_u64);
     for round in 0..rounds {

@@ -6,7 +6,7 @@ use std::{
 
 use bitdex_proto::{schema::Schema, wire, wire::record::Kind};
 use bytes::Bytes;
-use rand::{RngExt as _, SeedableRng as _};
+use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::*;
@@ -27,6 +27,7 @@ use crate::{
         raise::raise,
         segment_name,
     },
+    testing::seeded,
 };
 
 fn pack(folder: &Folder, name: &str, kind: PackKind, sections: &[(SectionKind, u16, usize)]) {
@@ -102,12 +103,6 @@ fn tells_what_is_missing_or_damaged() {
     assert!(problems[1].contains(&segment_name(1, 1, 8)), "{problems:?}");
 }
 
-fn seeded() -> ChaCha8Rng {
-    let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("BITDEX_TEST_SEED={seed}");
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
 fn batch(previous: u64, new: u64, ops: Vec<wire::Op>) -> wire::Record {
     let cursor = |n: u64| if n == 0 { Bytes::new() } else { n.to_string().into() };
     wire::Record {
@@ -162,8 +157,8 @@ async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
 async fn feed_until_compacted(node: &Node, folder: &Folder, schema: &Schema, rng: &mut ChaCha8Rng) -> u64 {
     feed(node, schema, rng, 0..100).await;
     eventually("compaction", || {
-        let names = folder.names().unwrap();
-        ["segment-", "table-", "checkpoint-"].iter().all(|prefix| names.iter().any(|name| name.starts_with(prefix)))
+        let manifest = Manifest::read(&folder.manifest()).unwrap().unwrap();
+        ["segment-", "table-", "checkpoint-"].iter().all(|kind| manifest.packs().any(|name| name.starts_with(kind)))
     })
     .await;
     100

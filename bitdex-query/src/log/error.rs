@@ -46,10 +46,6 @@ impl Error {
     pub fn damaged(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {
         Self::Damaged { path: path.into(), offset, reason: reason.into() }
     }
-
-    pub fn is_not_found(&self) -> bool {
-        matches!(self, Self::Io { source, .. } if source.kind() == io::ErrorKind::NotFound)
-    }
 }
 
 impl From<Error> for Wire {

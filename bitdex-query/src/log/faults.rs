@@ -216,8 +216,10 @@ impl Disk for FaultyDisk {
         plan.files.remove(path);
         match (&plan.archive, path.file_name()) {
             (Some(archive), Some(name)) if name.to_string_lossy().ends_with(".seg") => {
-                // A copy, for followers ask whether theirs still has a name.
-                fs::copy(path, archive.join(name))?;
+                // A copy, for followers ask whether theirs still has a name; whole once it is there.
+                let (copied, kept) = (archive.join("copied"), archive.join(name));
+                fs::copy(path, &copied)?;
+                fs::rename(copied, kept)?;
                 RealDisk.remove(path)
             }
             _ => RealDisk.remove(path),

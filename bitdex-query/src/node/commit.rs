@@ -66,6 +66,7 @@ pub(super) struct Committer {
     groups: Option<SyncSender<Group>>,
     sent: u64,
     done: Arc<AtomicU64>,
+    era: Arc<AtomicU64>,
     written: Arc<AtomicU64>,
     thread: Option<JoinHandle<LogWriter>>,
 }
@@ -73,7 +74,7 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn start(shared: &Arc<Shared>, log: LogWriter) -> Result<Self> {
         let (groups, receiver) = sync_channel(DEPTH);
-        let [done, written] = [(); 2].map(|()| Arc::<AtomicU64>::default());
+        let [done, written, era] = [(); 3].map(|()| Arc::<AtomicU64>::default());
         let stage = Stage {
             shared: Arc::clone(shared),
             log,
@@ -81,13 +82,13 @@ impl Committer {
             done: Arc::clone(&done),
             written: Arc::clone(&written),
             refusing: None,
-            era: 0,
+            era: Arc::clone(&era),
         };
         let thread = thread::Builder::new()
             .name("bitdex-commit".into())
             .spawn(move || stage.run())
             .map_err(Error::io("start a thread for", shared.folder.root()))?;
-        Ok(Self { groups: Some(groups), sent: 0, done, written, thread: Some(thread) })
+        Ok(Self { groups: Some(groups), sent: 0, done, era, written, thread: Some(thread) })
     }
 
     /// Waits while many groups do.
@@ -97,9 +98,10 @@ impl Committer {
         if sent { Ok(()) } else { Err(ended()) }
     }
 
-    /// Whether everything that was sent is shown and answered.
-    pub(super) fn is_idle(&self) -> bool {
-        self.done.load(Ordering::Acquire) == self.sent
+    /// Whether everything that was sent is shown and answered, and nothing was refused since `era` began. After a
+    /// refusal the log's thread must go back before it shows anything: what it has is more than what is durable.
+    pub(super) fn is_idle(&self, era: u64) -> bool {
+        self.done.load(Ordering::Acquire) == self.sent && self.era.load(Ordering::Relaxed) == era
     }
 
     /// Bytes of log that this writer made durable.
@@ -136,7 +138,8 @@ struct Stage {
     written: Arc<AtomicU64>,
     /// Why groups of earlier eras are refused; `None` before the first failure, and again after a success.
     refusing: Option<WireError>,
-    era: u64,
+    /// Only this thread changes it, before it counts what it refuses as done.
+    era: Arc<AtomicU64>,
 }
 
 impl Stage {
@@ -145,7 +148,7 @@ impl Stage {
             let (mut joined, mut bytes) = (Vec::new(), 0);
             let mut next = Some(first);
             while let Some(group) = next.take() {
-                if group.era < self.era {
+                if group.era < self.era.load(Ordering::Relaxed) {
                     self.refuse(vec![group]);
                 } else {
                     bytes += group.payloads.iter().map(Vec::len).sum::<usize>();
@@ -212,7 +215,7 @@ impl Stage {
     }
 
     fn fail(&mut self, joined: Vec<Group>, error: Error) {
-        self.era += 1;
+        let era = 1 + self.era.fetch_add(1, Ordering::Relaxed);
         let full = matches!(error, Error::Full { .. });
         let message = error.to_string();
         let told = if full {
@@ -225,7 +228,7 @@ impl Stage {
         };
         self.refusing = Some(told);
         // Before any answer, so that what comes in reply to one finds the new era.
-        self.tell(Command::Refused { era: self.era, poisoned: (!full).then_some(message) });
+        self.tell(Command::Refused { era, poisoned: (!full).then_some(message) });
         self.refuse(joined);
     }
 

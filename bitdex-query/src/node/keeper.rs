@@ -173,6 +173,18 @@ impl Keeper {
         Ok(Flush { bytes, took: elapsed })
     }
 
+    /// As [`Keeper::flush`], at once. `None` where it was in vain: then the log is kept.
+    pub(super) fn flush_now(&self, frozen: &Frozen, began: &[u64]) -> Result<Option<Flush>> {
+        match self.flush(frozen, began, &AtomicBool::new(false)) {
+            Ok(flush) => Ok(Some(flush)),
+            Err(Failure::Fatal(error)) => Err(error),
+            Err(failure) => {
+                tracing::warn!(?failure, "no checkpoint could be written; the log is kept");
+                Ok(None)
+            }
+        }
+    }
+
     /// Rewrites what is most worth it; false where nothing is.
     fn compact(&self, cancel: &AtomicBool) -> Result<bool, Failure> {
         let started = Instant::now();

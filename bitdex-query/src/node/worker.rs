@@ -493,19 +493,7 @@ impl Worker {
         let mut store = [0; 16];
         File::open(RANDOM).and_then(|mut file| file.read_exact(&mut store)).map_err(Error::io("read", RANDOM))?;
         publish(&**disk, &folder.frontier(), &frontier::initial())?;
-        let manifest = Manifest {
-            format: options.newest_format,
-            store: u128::from_le_bytes(store),
-            definition: options.schema.hash.clone(),
-            epoch: 0,
-            first_segment: 1,
-            next_sequence: 1,
-            checkpoint: None,
-            segments: Vec::new(),
-            tables: Vec::new(),
-            staged: Vec::new(),
-            prepared: None,
-        };
+        let manifest = Manifest::new(options.newest_format, u128::from_le_bytes(store), &options.schema.hash);
         manifest.publish(&**disk, &folder.manifest())?;
         Ok(manifest)
     }

@@ -11,7 +11,7 @@ use std::{
     collections::VecDeque,
     fs, mem,
     ops::ControlFlow,
-    sync::{Arc, atomic::AtomicBool, mpsc::RecvTimeoutError},
+    sync::{Arc, mpsc::RecvTimeoutError},
     time::{Duration, Instant, SystemTime},
 };
 
@@ -249,7 +249,7 @@ impl Writing {
         self.start_flush(worker)?;
         self.go_on_ending(worker)?;
         self.start_compaction(worker)?;
-        if self.unshown && self.committer.is_idle() {
+        if self.unshown && self.committer.is_idle(self.era) {
             self.unshown = false;
             worker.shared.publish(&worker.state);
         }
@@ -616,11 +616,7 @@ impl Writing {
         worker.state = State::clone(&shared.current.load());
         worker.state.adopt(files)?;
         if let Some(frozen) = worker.state.frozen().filter(|_| freezes).cloned() {
-            match keeper.flush(&frozen, &worker.began, &AtomicBool::new(false)) {
-                Ok(_) => {}
-                Err(Failure::Fatal(error)) => return Err(error),
-                Err(failure) => tracing::warn!(?failure, "no checkpoint could be written; the log is kept"),
-            }
+            keeper.flush_now(&frozen, &worker.began)?;
         }
         shared.role.send_replace(Role::Reader);
         tracing::info!(sequence = worker.state.sequence(), "gave up writing");
@@ -637,18 +633,12 @@ impl Writing {
         if self.flushing.bytes + frozen.bytes() > CHEAP_BYTES || self.frontier.load() < frozen.sequence() {
             return Ok(());
         }
-        match self.keeper.flush(&frozen, &worker.began, &AtomicBool::new(false)) {
-            Ok(flush) => {
-                self.flushing.bytes = flush.bytes;
-                self.files = self.keeper.files();
-                worker.state.adopt(Arc::clone(&self.files))
-            }
-            Err(Failure::Fatal(error)) => Err(error),
-            Err(failure) => {
-                tracing::warn!(?failure, "no checkpoint could be written; the log is kept");
-                Ok(())
-            }
+        if let Some(flush) = self.keeper.flush_now(&frozen, &worker.began)? {
+            self.flushing.bytes = flush.bytes;
+            self.files = self.keeper.files();
+            worker.state.adopt(Arc::clone(&self.files))?;
         }
+        Ok(())
     }
 
     /// For queries of other processes that wait, and for operators' wishes.

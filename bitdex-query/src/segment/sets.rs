@@ -379,16 +379,6 @@ impl BlockBuffer {
         self.form = Form::Bits;
     }
 
-    /// Makes the set `ids`, which the caller has put in ascending order without duplicates.
-    pub fn take_ids(&mut self) {
-        self.form = Form::Array;
-    }
-
-    /// Makes the set `words`, which the caller has written.
-    pub fn take_words(&mut self) {
-        self.form = Form::Bits;
-    }
-
     /// The set as words, to be changed in place.
     pub fn bits(&mut self) -> &mut [u64; WORDS] {
         match self.form {

@@ -6,7 +6,7 @@ use std::{
 };
 
 use bitdex_proto::value::{FieldType, Float, Value};
-use rand::{RngExt as _, SeedableRng as _};
+use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
@@ -23,6 +23,7 @@ use crate::{
         disk::{Disk, RealDisk},
     },
     store::pack::{Pack, PackKind, PackWriter},
+    testing::{scaled, seeded},
 };
 
 mod segments;
@@ -31,16 +32,6 @@ const STORE: u128 = 7;
 
 fn disk() -> Arc<dyn Disk> {
     Arc::new(RealDisk)
-}
-
-fn rng() -> ChaCha8Rng {
-    let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("BITDEX_TEST_SEED={seed}");
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-fn rounds(base: usize) -> usize {
-    base * std::env::var("BITDEX_TEST_SCALE").map_or(1, |scale| scale.parse::<usize>().unwrap())
 }
 
 struct File {
@@ -167,8 +158,8 @@ impl Set {
 
 #[test]
 fn kernels_agree_with_sets_in_every_pair_of_forms() {
-    let mut rng = rng();
-    for _ in 0..rounds(60) {
+    let mut rng = seeded();
+    for _ in 0..scaled(60) {
         let (a, b) = (Set::new(random_ids(&mut rng)), Set::new(random_ids(&mut rng)));
         let and: Vec<u16> = a.ids.intersection(&b.ids).copied().collect();
         let or: Vec<u16> = a.ids.union(&b.ids).copied().collect();
@@ -231,8 +222,8 @@ fn kernels_agree_with_sets_in_every_pair_of_forms() {
 
 #[test]
 fn buffers_follow_single_changes_and_wide_unions() {
-    let mut rng = rng();
-    for _ in 0..rounds(20) {
+    let mut rng = seeded();
+    for _ in 0..scaled(20) {
         let first = random_ids(&mut rng);
         let mut model = first.clone();
         let mut buffer = BlockBuffer::default();
@@ -325,8 +316,8 @@ const TYPES: [FieldType; 4] = [FieldType::Int, FieldType::Bool, FieldType::Float
 
 #[test]
 fn sets_come_back_as_they_were_written() {
-    let mut rng = rng();
-    for round in 0..rounds(24) {
+    let mut rng = seeded();
+    for round in 0..scaled(24) {
         let ty = TYPES[round % 4];
         let mut sets = random_sets(&mut rng, ty);
         let file = File::new();
@@ -437,8 +428,8 @@ fn random_codes(rng: &mut ChaCha8Rng) -> BTreeMap<u32, u64> {
 
 #[test]
 fn columns_come_back_as_they_were_written() {
-    let mut rng = rng();
-    for _ in 0..rounds(12) {
+    let mut rng = seeded();
+    for _ in 0..scaled(12) {
         let segment = rng.random_range(0..4096_u32);
         let codes: BTreeMap<u32, u64> =
             random_codes(&mut rng).into_iter().map(|(id, code)| (segment << 20 | id, code)).collect();
@@ -496,8 +487,8 @@ fn columns_come_back_as_they_were_written() {
 
 #[test]
 fn sparse_columns_come_back_as_they_were_written() {
-    let mut rng = rng();
-    for _ in 0..rounds(20) {
+    let mut rng = seeded();
+    for _ in 0..scaled(20) {
         let mut codes = BTreeMap::new();
         for _ in 0..rng.random_range(1..3000) {
             codes.insert(
@@ -569,8 +560,8 @@ fn write_documents(pack: &mut PackWriter, segment: u32, slots: usize, rows: &Row
 
 #[test]
 fn documents_come_back_as_they_were_written() {
-    let mut rng = rng();
-    for _ in 0..rounds(20) {
+    let mut rng = seeded();
+    for _ in 0..scaled(20) {
         let (segment, slots) = (rng.random_range(0..4096_u32), rng.random_range(1..20));
         let mut rows = random_rows(&mut rng, slots);
         let file = File::new();
@@ -600,8 +591,8 @@ fn documents_come_back_as_they_were_written() {
 
 #[test]
 fn tables_come_back_as_they_were_written() {
-    let mut rng = rng();
-    for _ in 0..rounds(20) {
+    let mut rng = seeded();
+    for _ in 0..scaled(20) {
         let mut rows = BTreeMap::new();
         for _ in 0..rng.random_range(0..2000) {
             let place = rng.random_range(0..4_u16) * 7;
@@ -640,8 +631,8 @@ fn tables_come_back_as_they_were_written() {
 /// Reads all there is, of files with wrong bytes and right checksums: an answer or damage, and never a panic.
 #[test]
 fn garbled_files_are_damaged_or_readable() {
-    let mut rng = rng();
-    for _ in 0..rounds(8) {
+    let mut rng = seeded();
+    for _ in 0..scaled(8) {
         let ty = TYPES[rng.random_range(0..4)];
         let (sets, codes, rows) = (random_sets(&mut rng, ty), random_codes(&mut rng), random_rows(&mut rng, 9));
         let file = File::new();

@@ -23,17 +23,6 @@ const MOST: usize = 200_000;
 #[derive(Debug, Default)]
 pub struct Unsettled(Changes);
 
-impl Unsettled {
-    /// Number of changes.
-    pub fn len(&self) -> usize {
-        self.0.len()
-    }
-
-    pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
-    }
-}
-
 pub(super) fn malformed(what: &str) -> Error {
     Error::invalid(format!("a record without {what}"))
 }

@@ -162,6 +162,11 @@ impl Files {
         self.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.header().generation)
     }
 
+    /// The generation that a load made of these files; `None` once a checkpoint lies on them.
+    pub(super) fn prepared_for(&self) -> Option<u64> {
+        self.prepared_for
+    }
+
     /// Whether these files lack the load that made `base` the state's files.
     pub(super) fn are_before(&self, base: &Self) -> bool {
         base.prepared_for.is_some_and(|generation| self.generation() < generation)

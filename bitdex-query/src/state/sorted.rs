@@ -398,10 +398,11 @@ pub(crate) fn even(length: usize, most: usize) -> usize {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rand::{RngExt as _, SeedableRng as _, seq::IndexedRandom as _};
+    use rand::{RngExt as _, seq::IndexedRandom as _};
     use rand_chacha::ChaCha8Rng;
 
     use super::*;
+    use crate::testing::seeded;
 
     #[derive(Debug, Clone, PartialEq)]
     struct Pair(u16, u32);
@@ -460,10 +461,7 @@ mod tests {
 
     #[test]
     fn changes_in_bulk_equal_a_plain_map_and_leave_clones_as_they_were() {
-        let seed = std::env::var("BITDEX_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(rand::random);
-        println!("BITDEX_TEST_SEED={seed}");
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seeded();
         for _ in 0..20 {
             let (mut sorted, mut model) = (Sorted::<Entries<Pair>>::default(), BTreeMap::new());
             let mut clones: Vec<(Sorted<_>, BTreeMap<u16, u32>)> = Vec::new();

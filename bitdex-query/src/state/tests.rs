@@ -15,14 +15,17 @@ use bitdex_proto::{
     wire::{self, record::Kind},
 };
 use bytes::Bytes;
-use rand::{RngExt, SeedableRng};
+use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 pub(crate) use self::store::Store;
 
 use self::model::{LABELS, LEVEL, Model, RANK, row, schema, schema_by_column};
 use super::{CLICKHOUSE, Decoded, POSTGRES, State};
-use crate::segment::value::ValueRef;
+use crate::{
+    segment::value::ValueRef,
+    testing::{scaled, seeded},
+};
 
 pub(crate) fn genesis(schema: &Schema) -> wire::Record {
     let genesis = wire::Genesis { store: "store".into(), definition_hash: schema.hash.clone() };
@@ -385,17 +388,6 @@ fn what_does_not_decode_is_refused_by_name() {
     let foreign = wire::Genesis { store: "s".into(), definition_hash: "other".into() };
     let error = Decoded::new(&schema, wire::Record { kind: Some(Kind::Genesis(foreign)) }).unwrap_err();
     assert!(error.to_string().contains("definition other"), "{error}");
-}
-
-/// A generator that says how to run it again.
-fn seeded() -> ChaCha8Rng {
-    let seed = std::env::var("BITDEX_TEST_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(rand::random);
-    println!("BITDEX_TEST_SEED={seed}");
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-fn scaled(rounds: u32) -> u32 {
-    rounds * std::env::var("BITDEX_TEST_SCALE").ok().and_then(|scale| scale.parse().ok()).unwrap_or(1)
 }
 
 #[test]

@@ -84,6 +84,23 @@ pub struct CheckpointRef {
 }
 
 impl Manifest {
+    /// Of a store that has no files yet, and whose log begins.
+    pub fn new(format: u32, store: u128, definition: &str) -> Self {
+        Self {
+            format,
+            store,
+            definition: definition.into(),
+            epoch: 0,
+            first_segment: 1,
+            next_sequence: 1,
+            checkpoint: None,
+            segments: Vec::new(),
+            tables: Vec::new(),
+            staged: Vec::new(),
+            prepared: None,
+        }
+    }
+
     /// `None` where there is no manifest.
     pub fn read(path: &Path) -> Result<Option<Self>> {
         match fs::read(path) {

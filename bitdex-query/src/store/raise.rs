@@ -82,19 +82,7 @@ mod tests {
     use super::*;
 
     fn store(folder: &Folder) -> Manifest {
-        let manifest = Manifest {
-            format: format::OLDEST,
-            store: 1,
-            definition: "abc".into(),
-            epoch: 1,
-            first_segment: 1,
-            next_sequence: 9,
-            checkpoint: None,
-            segments: Vec::new(),
-            tables: Vec::new(),
-            staged: Vec::new(),
-            prepared: None,
-        };
+        let manifest = Manifest { epoch: 1, next_sequence: 9, ..Manifest::new(format::OLDEST, 1, "abc") };
         manifest.publish(&RealDisk, &folder.manifest()).unwrap();
         manifest
     }

@@ -25,6 +25,7 @@ use tokio::time::sleep;
 
 use crate::{
     alone,
+    crash::check,
     feed::{Part, acknowledged, commit, cursor, first_load, folder, load, open, ready, search},
     long,
     model::{Model, Random},
@@ -157,18 +158,6 @@ async fn ask(process_grpc: String, model: Model, swapping: Arc<AtomicBool>, answ
         assert_eq!((answer.count, found), (Some(wanted.len() as u64), wanted), "{filter:?}");
         answers.fetch_add(1, Ordering::Relaxed);
     }
-}
-
-fn check(folder: &Folder) {
-    let output = Command::new(env!("CARGO_BIN_EXE_bitdex-query"))
-        .arg("check")
-        .arg("--definition")
-        .arg(folder.definition())
-        .arg("--data")
-        .arg(folder.data())
-        .output()
-        .unwrap();
-    assert!(output.status.success(), "check: {}", String::from_utf8_lossy(&output.stdout));
 }
 
 #[tokio::test(flavor = "multi_thread")]

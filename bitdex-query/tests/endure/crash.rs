@@ -364,7 +364,7 @@ async fn compare_all(world: &World, who: &str, process: &Process, durable: u64, 
 }
 
 /// `bitdex-query check` passes.
-fn check(folder: &Folder) {
+pub(crate) fn check(folder: &Folder) {
     let output = std::process::Command::new(env!("CARGO_BIN_EXE_bitdex-query"))
         .arg("check")
         .arg("--definition")

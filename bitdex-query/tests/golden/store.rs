@@ -59,19 +59,7 @@ impl Writer {
         let (schema, disk) = (schema(), Arc::new(RealDisk) as Arc<dyn Disk>);
         let folder = Folder::open(root, true).unwrap();
         fs::write(folder.frontier(), frontier::initial()).unwrap();
-        let manifest = Manifest {
-            format,
-            store: STORE,
-            definition: schema.hash.clone(),
-            epoch: 1,
-            first_segment: 1,
-            next_sequence: 1,
-            checkpoint: None,
-            segments: Vec::new(),
-            tables: Vec::new(),
-            staged: Vec::new(),
-            prepared: None,
-        };
+        let manifest = Manifest { epoch: 1, ..Manifest::new(format, STORE, &schema.hash) };
         let options = LogOptions {
             disk: Arc::clone(&disk),
             folder: root.into(),

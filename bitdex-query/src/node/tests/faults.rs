@@ -114,7 +114,13 @@ impl Fed {
             let options = busy(self.folder.path(), &self.schema);
             match Node::open_on(options, Arc::clone(&self.disk) as Arc<dyn Disk>).await {
                 Ok(node) => {
-                    tokio::time::timeout(30 * SECOND, node.promoted()).await.unwrap();
+                    until(|| node.role() == Role::Writer || node.health().fatal).await;
+                    if node.health().fatal {
+                        self.ends += 1;
+                        assert!(self.ends < 5, "one fault ends many writers: {:?}", node.health().problem);
+                        end(node, self.folder.path()).await;
+                        continue;
+                    }
                     if self.reference.sequence() == 0 {
                         let store = node.current().store().to_owned();
                         let genesis = wire::Genesis { store, definition_hash: self.schema.hash.clone() };

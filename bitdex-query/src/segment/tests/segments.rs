@@ -73,8 +73,8 @@ fn ids_of_posting(segment: &Segment, field: usize, term: Term<'_>) -> BTreeSet<u
 
 #[test]
 fn segments_hold_what_was_given() {
-    let mut rng = rng();
-    for _ in 0..rounds(6) {
+    let mut rng = seeded();
+    for _ in 0..scaled(6) {
         let (spec, number) = (spec(), rng.random_range(0..4096));
         let documents = random_documents(&mut rng, &spec, number);
         let file = File::new();
@@ -129,7 +129,7 @@ fn segments_hold_what_was_given() {
 
 #[test]
 fn a_segment_of_another_definition_or_store_is_refused_by_name() {
-    let mut rng = rng();
+    let mut rng = seeded();
     let mut spec = spec();
     let file = File::new();
     let documents = random_documents(&mut rng, &spec, 3);

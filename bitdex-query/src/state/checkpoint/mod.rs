@@ -46,9 +46,9 @@ pub struct Flushed {
 impl Flushed {
     /// Names in a manifest what the flush of `frozen` wrote, and no more what that replaces. `began`: where loads began.
     pub(crate) fn name_in(self, manifest: &mut Manifest, frozen: &Frozen, began: &[u64]) {
-        let generation = self.checkpoint.generation;
-        if let Some(base) = manifest.prepared.take_if(|base| base.complete && base.generation == generation) {
-            // Its load has ended, whatever has begun since.
+        // Another load may have ended in memory since the one that swapped this base in.
+        let below = frozen.below.prepared_for();
+        if let Some(base) = manifest.prepared.take_if(|base| base.complete && below == Some(base.generation)) {
             manifest.segments = base.segments;
             manifest.tables = base.tables;
         }

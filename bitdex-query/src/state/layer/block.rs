@@ -154,10 +154,10 @@ fn union(one: &[u16], other: &[u16]) -> Vec<u16> {
 mod tests {
     use std::collections::BTreeSet;
 
-    use rand::{RngExt as _, SeedableRng as _};
-    use rand_chacha::ChaCha8Rng;
+    use rand::RngExt as _;
 
     use super::*;
+    use crate::testing::seeded;
 
     fn ids(set: &BlockSet) -> BTreeSet<u16> {
         match set.as_block() {
@@ -171,10 +171,7 @@ mod tests {
 
     #[test]
     fn ids_come_and_go_in_every_form() {
-        let seed = std::env::var("BITDEX_TEST_SEED").ok().and_then(|seed| seed.parse().ok());
-        let seed = seed.unwrap_or_else(rand::random);
-        println!("BITDEX_TEST_SEED={seed}");
-        let mut rng = ChaCha8Rng::seed_from_u64(seed);
+        let mut rng = seeded();
         let (mut delta, mut added, mut removed) = (BlockDelta::default(), BTreeSet::new(), BTreeSet::new());
         for round in 0..200 {
             let most = [3, 20, 3_000, 10_000][rng.random_range(0..4)];

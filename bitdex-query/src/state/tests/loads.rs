@@ -348,7 +348,7 @@ impl World {
 fn random_loads_equal_the_model_whatever_the_files() {
     let mut rng = seeded();
     let mut steps = [0; 12];
-    for round in 0..scaled(2) {
+    for round in 0..scaled(10) {
         let schema = if round % 2 == 0 { schema() } else { schema_by_column() };
         let mut world = World::new(schema, [20, 300][rng.random_range(0..2)]);
         for _ in 0..80 {

@@ -31,19 +31,7 @@ pub(crate) struct Store {
 impl Store {
     pub(crate) fn new(schema: &Arc<Schema>) -> Self {
         let temporary = tempfile::tempdir().unwrap();
-        let manifest = Manifest {
-            format: crate::store::format::NEWEST,
-            store: 7,
-            definition: schema.hash.clone(),
-            epoch: 1,
-            first_segment: 1,
-            next_sequence: 1,
-            checkpoint: None,
-            segments: Vec::new(),
-            tables: Vec::new(),
-            staged: Vec::new(),
-            prepared: None,
-        };
+        let manifest = Manifest { epoch: 1, ..Manifest::new(crate::store::format::NEWEST, 7, &schema.hash) };
         Self {
             folder: Folder::open(temporary.path(), true).unwrap(),
             _temporary: temporary,

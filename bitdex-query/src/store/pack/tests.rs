@@ -10,6 +10,7 @@ use crate::{
         faults::{EIO, ENOSPC, FaultyDisk},
     },
     store::format,
+    testing::seed,
 };
 
 const STORE: u128 = 7;
@@ -20,12 +21,6 @@ fn real() -> Arc<dyn Disk> {
 
 fn id(place: u16) -> SectionId {
     SectionId { kind: SectionKind::Header, place }
-}
-
-fn seed() -> u64 {
-    let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("BITDEX_TEST_SEED={seed}");
-    seed
 }
 
 /// Sections of random lengths, written in random pieces.

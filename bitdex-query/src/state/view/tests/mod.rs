@@ -8,26 +8,19 @@ use bitdex_proto::{
     schema::{FieldId, KEY_FIELD},
     value::{FieldValue, Value},
 };
-use rand::{RngExt, SeedableRng, seq::IndexedRandom};
+use rand::{RngExt, seq::IndexedRandom};
 use rand_chacha::ChaCha8Rng;
 
 use self::store::{Model, Store, ids_near, random_value};
 use super::super::{State, layout::Place, tests::model};
-use crate::segment::{
-    BLOCK_BITS, Index,
-    sets::{Block, BlockBuffer},
-    value::{Term, ValueRef},
+use crate::{
+    segment::{
+        BLOCK_BITS, Index,
+        sets::{Block, BlockBuffer},
+        value::{Term, ValueRef},
+    },
+    testing::{scaled, seeded},
 };
-
-fn seeded() -> ChaCha8Rng {
-    let seed = std::env::var("BITDEX_TEST_SEED").map_or_else(|_| rand::random(), |seed| seed.parse().unwrap());
-    println!("BITDEX_TEST_SEED={seed}");
-    ChaCha8Rng::seed_from_u64(seed)
-}
-
-fn scale() -> usize {
-    std::env::var("BITDEX_TEST_SCALE").map_or(1, |scale| scale.parse().unwrap())
-}
 
 /// Ids of a block, without their upper bits.
 pub(super) fn ids(block: Block<'_>) -> Vec<u16> {
@@ -215,7 +208,7 @@ fn check_files(store: &Store, model: &Model, rng: &mut ChaCha8Rng) {
 #[test]
 fn layers_in_memory_show_what_was_put_into_them() {
     let mut rng = seeded();
-    for _ in 0..2 * scale() {
+    for _ in 0..scaled(2) {
         let mut store = Store::new();
         let mut model = Model::default();
         store.change(&mut model, 60, &mut rng);
@@ -254,7 +247,7 @@ fn flush_often(store: &mut Store, model: &mut Model, rng: &mut ChaCha8Rng) {
 #[test]
 fn checkpoints_without_a_base_show_what_was_frozen() {
     let mut rng = seeded();
-    for _ in 0..scale() {
+    for _ in 0..scaled(1) {
         flush_often(&mut Store::new(), &mut Model::default(), &mut rng);
     }
 }
@@ -262,7 +255,7 @@ fn checkpoints_without_a_base_show_what_was_frozen() {
 #[test]
 fn all_layers_together_show_one_version() {
     let mut rng = seeded();
-    for _ in 0..scale() {
+    for _ in 0..scaled(1) {
         let (mut store, mut model) = (Store::new(), Model::default());
         store.build(&mut model, 300, &mut rng);
         check(&store.state(), &model, &mut rng);
@@ -315,7 +308,7 @@ fn every_damaged_byte_of_a_checkpoint_is_refused() {
     let path = store.folder.named(&flushed.checkpoint.file);
     let good = std::fs::read(&path).unwrap();
     store.manifest.checkpoint = Some(flushed.checkpoint);
-    for _ in 0..200 * scale() {
+    for _ in 0..scaled(200) {
         let mut bytes = good.clone();
         let at = rng.random_range(0..bytes.len());
         bytes[at] ^= 1 << rng.random_range(0..8);

@@ -391,19 +391,7 @@ fn empty(layout: &Layout) -> Layer {
 }
 
 fn manifest() -> Manifest {
-    Manifest {
-        store: STORE,
-        format: crate::store::format::NEWEST,
-        definition: "hash".into(),
-        epoch: 1,
-        first_segment: 1,
-        next_sequence: 1,
-        checkpoint: None,
-        segments: Vec::new(),
-        tables: Vec::new(),
-        staged: Vec::new(),
-        prepared: None,
-    }
+    Manifest { epoch: 1, ..Manifest::new(crate::store::format::NEWEST, STORE, "hash") }
 }
 
 /// The field whose value stands in the rows of a place.
