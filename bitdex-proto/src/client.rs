@@ -27,8 +27,16 @@ const CONNECT_TIMEOUT: Duration = Duration::from_millis(500);
 /// A peer that does not answer pings for this long is gone.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
-/// `host:port` or `http://host:port`.
+/// `host:port`, `http://host:port`, or `unix:PATH`.
 fn endpoint(address: &str) -> Result<Endpoint> {
+    if let Some(path) = address.strip_prefix("unix:") {
+        let wrong = || Error::invalid(format!("{address:?} is no address: give unix:PATH, with an absolute path"));
+        if !path.starts_with('/') {
+            return Err(wrong());
+        }
+        let endpoint = Endpoint::from_shared(address.to_owned()).map_err(|_| wrong())?;
+        return Ok(endpoint.connect_timeout(CONNECT_TIMEOUT));
+    }
     let uri = if address.contains("://") { address.to_owned() } else { format!("http://{address}") };
     let wrong = || Error::invalid(format!("{address:?} is no address: give host:port"));
     let endpoint = Endpoint::from_shared(uri).map_err(|_| wrong())?;

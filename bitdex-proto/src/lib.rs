@@ -8,6 +8,7 @@ pub mod client;
 pub mod copy;
 pub mod definition;
 pub mod error;
+mod names;
 pub mod ops;
 pub mod query;
 pub mod schema;

@@ -3,15 +3,23 @@
 //! JSON of a filter: `{"and": […]}`, `{"or": […]}`, `{"not": …}`, or one test of one field:
 //! `{"field": "type", "eq": "image"}` with `eq ne lt le gt ge`, `in`, `not_in` or `all` with a list, or
 //! `"is_null": true`. A value is a number, a string, a bool, or `{"now": "-24h"}` for a time relative to the clock
-//! (units `us ms s m h d`).
+//! (units `us ms s m h d`). Or the filter is text, and so may be each sort: see [`text`].
+//!
+//! Text is read against the schema, so what comes from outside is first a request of [`FilterForm`]s and
+//! [`SortForm`]s, which `resolve` turns into one of [`Filter`]s and [`Sort`]s.
 
+mod facet;
 mod filter;
+mod form;
+pub mod text;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use facet::{Facet, FacetRequest, MAX_FACETS};
 pub use filter::{Comparator, Filter};
+pub use form::{FilterForm, SortForm};
 
 use crate::{
     Error, Result,
@@ -48,9 +56,7 @@ impl Fields {
             Self::All => Ok((0..schema.fields.len()).collect()),
             Self::Named(names) => names
                 .iter()
-                .map(|name| {
-                    schema.field(name).map(|(id, _)| id).ok_or_else(|| Error::invalid(format!("unknown field {name}")))
-                })
+                .map(|name| schema.field(name).map(|(id, _)| id).ok_or_else(|| schema.unknown_field(name)))
                 .collect(),
         }
     }
@@ -117,13 +123,13 @@ fn default_limit() -> u32 {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct SearchRequest {
+pub struct SearchRequest<F = Filter, S = Vec<Sort>> {
     pub index: String,
-    #[serde(default)]
-    pub filter: Option<Filter>,
+    #[serde(default = "none")]
+    pub filter: Option<F>,
     /// Empty: by id, ascending.
     #[serde(default)]
-    pub sort: Vec<Sort>,
+    pub sort: S,
     #[serde(default = "default_limit")]
     pub limit: u32,
     #[serde(default)]
@@ -137,8 +143,19 @@ pub struct SearchRequest {
     pub now_us: Option<i64>,
     #[serde(default)]
     pub consistency: Option<Consistency>,
+    /// Also count all matches.
     #[serde(default)]
     pub count: bool,
+    /// Also count matches, until at least so many are found.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub count_up_to: Option<u64>,
+    /// A field of one value, of which each value's first row alone is a hit.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distinct: Option<String>,
+}
+
+fn none<T>() -> Option<T> {
+    None
 }
 
 impl SearchRequest {
@@ -155,6 +172,8 @@ impl SearchRequest {
             now_us: None,
             consistency: None,
             count: false,
+            count_up_to: None,
+            distinct: None,
         }
     }
 
@@ -165,6 +184,9 @@ impl SearchRequest {
         }
         if self.sort.len() > MAX_SORTS {
             return Err(Error::invalid(format!("{} sort keys; at most {MAX_SORTS} are allowed", self.sort.len())));
+        }
+        if self.count && self.count_up_to.is_some() {
+            return Err(Error::invalid("give `count` or `count_up_to`, not both"));
         }
         self.filter.as_ref().map_or(Ok(()), Filter::validate)
     }
@@ -196,19 +218,27 @@ impl GetRequest {
 
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
-pub struct CountRequest {
+pub struct CountRequest<F = Filter> {
     pub index: String,
-    #[serde(default)]
-    pub filter: Option<Filter>,
+    #[serde(default = "none")]
+    pub filter: Option<F>,
     #[serde(default)]
     pub include_pending: bool,
     #[serde(default)]
     pub now_us: Option<i64>,
     #[serde(default)]
     pub consistency: Option<Consistency>,
+    /// Count until at least so many matches are found; `None`: all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub up_to: Option<u64>,
 }
 
 impl CountRequest {
+    /// All documents of an index.
+    pub fn new(index: impl Into<String>) -> Self {
+        Self { index: index.into(), filter: None, include_pending: false, now_us: None, consistency: None, up_to: None }
+    }
+
     pub fn validate(&self) -> Result<()> {
         self.filter.as_ref().map_or(Ok(()), Filter::validate)
     }
@@ -241,27 +271,6 @@ fn consistency(wire: Option<wire::Consistency>) -> Result<Option<Consistency>> {
     wire.map_or(Ok(None), TryInto::try_into)
 }
 
-impl TryFrom<wire::SearchRequest> for SearchRequest {
-    type Error = Error;
-
-    fn try_from(wire: wire::SearchRequest) -> Result<Self> {
-        let request = Self {
-            index: wire.index,
-            filter: wire.filter.as_ref().map(Filter::try_from).transpose()?,
-            sort: wire.sort.into_iter().map(|s| Sort { field: s.field, descending: s.descending }).collect(),
-            limit: wire.limit,
-            cursor: (!wire.cursor.is_empty()).then_some(OpaqueBytes(wire.cursor)),
-            fields: Fields::from_names(wire.fields),
-            include_pending: wire.include_pending,
-            now_us: wire.now_us,
-            consistency: consistency(wire.consistency)?,
-            count: wire.count,
-        };
-        request.validate()?;
-        Ok(request)
-    }
-}
-
 impl From<SearchRequest> for wire::SearchRequest {
     fn from(request: SearchRequest) -> Self {
         Self {
@@ -279,6 +288,10 @@ impl From<SearchRequest> for wire::SearchRequest {
             now_us: request.now_us,
             consistency: request.consistency.map(Into::into),
             count: request.count,
+            filter_text: String::new(),
+            sort_text: String::new(),
+            count_up_to: request.count_up_to,
+            distinct: request.distinct.unwrap_or_default(),
         }
     }
 }
@@ -313,22 +326,6 @@ impl From<GetRequest> for wire::GetRequest {
     }
 }
 
-impl TryFrom<wire::CountRequest> for CountRequest {
-    type Error = Error;
-
-    fn try_from(wire: wire::CountRequest) -> Result<Self> {
-        let request = Self {
-            index: wire.index,
-            filter: wire.filter.as_ref().map(Filter::try_from).transpose()?,
-            include_pending: wire.include_pending,
-            now_us: wire.now_us,
-            consistency: consistency(wire.consistency)?,
-        };
-        request.validate()?;
-        Ok(request)
-    }
-}
-
 impl From<CountRequest> for wire::CountRequest {
     fn from(request: CountRequest) -> Self {
         Self {
@@ -337,6 +334,8 @@ impl From<CountRequest> for wire::CountRequest {
             include_pending: request.include_pending,
             now_us: request.now_us,
             consistency: request.consistency.map(Into::into),
+            filter_text: String::new(),
+            up_to: request.up_to,
         }
     }
 }

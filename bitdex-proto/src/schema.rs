@@ -1,7 +1,12 @@
 //! What an index holds, compiled from a definition: its sources, in the order by which the wire numbers them, and its
 //! fields, with how each is computed from source rows.
 
-use crate::value::{FieldType, Value};
+use crate::{
+    Error, Result,
+    names::suggestion,
+    query::Filter,
+    value::{FieldType, Value},
+};
 
 /// Position of a source in [`Schema::sources`]; the number that ops carry.
 pub type SourceId = usize;
@@ -9,7 +14,7 @@ pub type SourceId = usize;
 pub type FieldId = usize;
 
 /// The compiled definition. Plain data: whoever holds it may rely on every index in it being in range.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Schema {
     pub index: String,
     /// Hash of everything that decides what the index holds; equal exactly where two definitions mean the same index.
@@ -20,6 +25,32 @@ pub struct Schema {
     pub fields: Vec<Field>,
     /// A timestamp field; a document is pending while it lies in the future.
     pub visible_at: Option<FieldId>,
+    /// Filters that queries may use by name. They decide nothing of what the index holds, so the hash is without them.
+    pub filters: Vec<NamedFilter>,
+}
+
+/// A filter of the definition.
+#[derive(Debug, Clone, PartialEq)]
+pub struct NamedFilter {
+    /// None of the fields' names.
+    pub name: String,
+    /// As it is written.
+    pub text: String,
+    /// Checked against the schema, without names.
+    pub filter: Filter,
+    /// Its tests and values.
+    pub(crate) size: usize,
+}
+
+impl NamedFilter {
+    /// Reads a filter, which may use those that the schema has already.
+    pub fn parse(name: &str, text: &str, schema: &Schema) -> Result<Self> {
+        let filter = Filter::parse(text, schema)?;
+        filter.check(schema)?;
+        let filter = filter.expanded(schema)?;
+        filter.validate()?;
+        Ok(Self { name: name.into(), text: text.into(), size: filter.size(), filter })
+    }
 }
 
 pub const DOCUMENT_SOURCE: SourceId = 0;
@@ -128,6 +159,16 @@ pub enum Function {
 impl Schema {
     pub fn field(&self, name: &str) -> Option<(FieldId, &Field)> {
         self.fields.iter().enumerate().find(|(_, field)| field.name == name)
+    }
+
+    pub fn named_filter(&self, name: &str) -> Option<&NamedFilter> {
+        self.filters.iter().find(|filter| filter.name == name)
+    }
+
+    /// The error for a field that is not there; names what may have been meant.
+    pub fn unknown_field(&self, name: &str) -> Error {
+        let close = suggestion(name, self.fields.iter().map(|field| field.name.as_str()));
+        Error::invalid(format!("unknown field {name}{close}"))
     }
 
     pub fn source(&self, name: &str) -> Option<(SourceId, &Source)> {

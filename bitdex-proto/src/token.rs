@@ -7,8 +7,10 @@ use crate::{Error, Result, wire};
 
 pub use crate::wire::{PageCursor, Token};
 
-/// The only version of [`PageCursor`] so far.
-const PAGE_CURSOR_VERSION: u32 = 1;
+/// The version of [`PageCursor`] that is written and read. Version 1 had no check.
+const PAGE_CURSOR_VERSION: u32 = 2;
+/// Bytes of a cursor's check: enough that no slip and no damage passes for a cursor.
+const CHECK: usize = 8;
 
 impl Token {
     pub fn to_bytes(&self) -> Bytes {
@@ -30,24 +32,30 @@ impl Token {
 pub struct CursorBinding<'a> {
     pub store: &'a str,
     pub generation: u64,
-    /// Hash of index, filter, sort and include_pending.
+    /// Hash of index, filter, sort, include_pending and distinct.
     pub query: &'a [u8],
 }
 
 pub fn encode_page_cursor(mut cursor: PageCursor) -> Bytes {
     cursor.version = PAGE_CURSOR_VERSION;
+    cursor.check = Bytes::new();
+    cursor.check = Bytes::copy_from_slice(&check(&cursor.encode_to_vec()));
     cursor.encode_to_vec().into()
 }
 
-/// Reads a cursor, and refuses one of another version, store or query.
+/// Reads a cursor, and refuses one that was changed, or is of another version, store or query.
 pub fn decode_page_cursor(bytes: &[u8], binding: CursorBinding<'_>) -> Result<PageCursor> {
-    let cursor = wire::PageCursor::decode(bytes)
-        .map_err(|_| Error::invalid("this is no cursor: give `next_cursor` of the page before, unchanged"))?;
+    let no_cursor = || Error::invalid("this is no cursor: give `next_cursor` of the page before, unchanged");
+    let mut cursor = wire::PageCursor::decode(bytes).map_err(|_| no_cursor())?;
     if cursor.version != PAGE_CURSOR_VERSION {
         return Err(Error::Precondition(format!(
             "cursor of version {}, this server reads {PAGE_CURSOR_VERSION}: start again from the first page",
             cursor.version
         )));
+    }
+    let told = std::mem::take(&mut cursor.check);
+    if told[..] != check(&cursor.encode_to_vec()) {
+        return Err(no_cursor());
     }
     if cursor.store != binding.store || cursor.generation != binding.generation {
         return Err(Error::Precondition(
@@ -56,8 +64,14 @@ pub fn decode_page_cursor(bytes: &[u8], binding: CursorBinding<'_>) -> Result<Pa
     }
     if cursor.query != binding.query {
         return Err(Error::invalid(
-            "the cursor belongs to another query: index, filter, sort and include_pending must stay the same",
+            "the cursor belongs to another query: index, filter, sort, include_pending and distinct must stay the same",
         ));
     }
     Ok(cursor)
+}
+
+fn check(encoded: &[u8]) -> [u8; CHECK] {
+    let mut check = [0; CHECK];
+    blake3::Hasher::new().update(encoded).finalize_xof().fill(&mut check);
+    check
 }

@@ -217,6 +217,13 @@ impl Literal {
                 // The shortest text that reads back as this float is the number that the caller wrote.
                 Value::Int(parse_decimal(&float.to_string(), scale).ok_or_else(overflow)?)
             }
+            // JSON has no such numbers; answers give them by these names.
+            (Self::Text(text), FieldType::Float) => Value::Float(Float::new(match text.as_str() {
+                "NaN" => f64::NAN,
+                "Infinity" => f64::INFINITY,
+                "-Infinity" => f64::NEG_INFINITY,
+                _ => return Err(wrong()),
+            })),
             (Self::Bool(bool), FieldType::Bool) => Value::Bool(*bool),
             (Self::Text(text), FieldType::String) => Value::Text(text.as_str().into()),
             (Self::Text(text), FieldType::Timestamp) => {
@@ -317,6 +324,23 @@ pub fn parse_decimal(text: &str, scale: u8) -> Option<i64> {
         unscaled = unscaled.checked_mul(10)?.checked_sub(digit)?;
     }
     if negative { Some(unscaled) } else { unscaled.checked_neg() }
+}
+
+/// Microseconds of "-24h", "+90s", "0s".
+pub fn parse_offset(text: &str) -> Option<i64> {
+    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+    let end = digits.find(|c: char| !c.is_ascii_digit())?;
+    let unit = match &digits[end..] {
+        "us" => 1,
+        "ms" => 1_000,
+        "s" => 1_000_000,
+        "m" => 60_000_000,
+        "h" => 3_600_000_000,
+        "d" => 86_400_000_000,
+        _ => return None,
+    };
+    let us = digits[..end].parse::<i128>().ok()?.checked_mul(unit)?;
+    i64::try_from(if text.starts_with('-') { -us } else { us }).ok()
 }
 
 fn rescale(unscaled: i64, from: u32, to: u32) -> Option<i64> {

@@ -27,7 +27,7 @@ pub enum Command {
     /// the others follow its log, answer queries, and one takes over at once when the writer ends.
     #[command(after_help = "Example:\n  bitdex-query serve --definition images.yaml --data /var/lib/bitdex\n  \
                             curl -s localhost:7601/v1/describe")]
-    Serve(Serve),
+    Serve(Box<Serve>),
     /// Check a definition file, and print what the index would hold.
     Validate {
         /// The YAML file that says what the index holds.
@@ -111,6 +111,15 @@ pub struct Serve {
     #[arg(long, env = "BITDEX_HTTP_LISTEN", value_name = "ADDRESS", default_value = "0.0.0.0:7601")]
     pub http_listen: SocketAddr,
 
+    /// Serve gRPC on a Unix socket too, for clients on this machine (`unix:/run/bitdex.sock`). Who may use it, the
+    /// folder's permissions say.
+    #[arg(long, env = "BITDEX_GRPC_SOCKET", value_name = "PATH")]
+    pub grpc_socket: Option<PathBuf>,
+
+    /// Serve HTTP on a Unix socket too.
+    #[arg(long, env = "BITDEX_HTTP_SOCKET", value_name = "PATH")]
+    pub http_socket: Option<PathBuf>,
+
     /// host:port under which other processes reach this one's gRPC: readers name it to whoever wants to write.
     /// Without it: the address of --grpc-listen, as this machine's loopback where that is 0.0.0.0.
     #[arg(long, env = "BITDEX_ADVERTISE", value_name = "HOST:PORT")]
@@ -151,6 +160,11 @@ pub struct Serve {
     #[arg(long, env = "BITDEX_NEWEST_FORMAT", value_name = "FORMAT", default_value_t = format::NEWEST,
           value_parser = clap::value_parser!(u32).range(i64::from(format::OLDEST)..=i64::from(format::NEWEST)))]
     pub newest_format: u32,
+
+    /// Blocks of 65 536 documents that one query may look at, over all its operands' evaluations; a query that needs more
+    /// is refused. Default: any number.
+    #[arg(long, env = "BITDEX_MAX_QUERY_BLOCKS", value_name = "BLOCKS", value_parser = clap::value_parser!(u64).range(1..))]
+    pub max_query_blocks: Option<u64>,
 
     /// After SIGTERM: seconds to go on answering while load balancers learn that this process is going.
     #[arg(long, env = "BITDEX_DRAIN_SECONDS", value_name = "SECONDS", default_value_t = 3)]

@@ -16,6 +16,16 @@ pub(crate) fn seed() -> u64 {
     seed
 }
 
+/// Whether random tests run at full counts.
+pub(crate) fn long() -> bool {
+    std::env::var_os("BITDEX_TEST_LONG").is_some()
+}
+
+/// `full` rounds with `BITDEX_TEST_LONG`, else a fraction of them.
+pub(crate) fn rounds(full: u64, fraction: u64) -> u64 {
+    if long() { full } else { scaled(full / fraction) }
+}
+
 /// A generator from the run's seed.
 pub(crate) fn seeded() -> ChaCha8Rng {
     ChaCha8Rng::seed_from_u64(seed())

@@ -28,6 +28,7 @@ pub fn condition(filter: &Filter, schema: &Schema, now_us: i64) -> Result<String
         Filter::And(filters) => joined(filters, " AND ", "TRUE", schema, now_us)?,
         Filter::Or(filters) => joined(filters, " OR ", "FALSE", schema, now_us)?,
         Filter::Not(filter) => format!("({}) IS NOT TRUE", condition(filter, schema, now_us)?),
+        Filter::Named { .. } => condition(&filter.expanded(schema)?, schema, now_us)?,
         Filter::IsNull { field } => format!("{} IS NULL", quote(&find(schema, field)?.name)),
         Filter::Compare { field, comparator, value } => {
             let field = find(schema, field)?;

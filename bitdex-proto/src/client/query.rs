@@ -59,8 +59,8 @@ impl fmt::Debug for Client {
 }
 
 impl Client {
-    /// A client of the servers at these addresses (`host:port`). Connections are made when calls need them; it must be
-    /// called within a tokio runtime. Errors: no address, or one that cannot be read.
+    /// A client of the servers at these addresses (`host:port`, or `unix:PATH` for a socket). Connections are made when
+    /// calls need them; it must be called within a tokio runtime. Errors: no address, or one that cannot be read.
     pub fn connect(endpoints: Vec<String>) -> Result<Self> {
         if endpoints.is_empty() {
             return Err(Error::invalid("a client needs at least one address of bitdex-query"));
@@ -97,6 +97,10 @@ impl Client {
 
     pub async fn count(&self, request: impl Into<wire::CountRequest>) -> Result<wire::CountResponse> {
         self.call(request.into(), |mut client, request| async move { client.count(request).await }).await
+    }
+
+    pub async fn facet(&self, request: impl Into<wire::FacetRequest>) -> Result<wire::FacetResponse> {
+        self.call(request.into(), |mut client, request| async move { client.facet(request).await }).await
     }
 
     pub async fn describe(&self, index: impl Into<String>) -> Result<wire::DescribeResponse> {

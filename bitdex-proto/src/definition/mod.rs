@@ -31,7 +31,7 @@ use crate::{
 };
 
 /// A parsed and checked definition.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Definition {
     schema: Arc<Schema>,
     document: RowSource,

@@ -8,6 +8,7 @@ use super::{
     yaml::{At, Node},
 };
 use crate::{
+    query::text::KEYWORDS,
     schema::Function,
     value::{FieldType, Literal, Value},
 };
@@ -23,6 +24,8 @@ pub(super) struct Written {
     pub metrics: Vec<WrittenMetrics>,
     pub external: Vec<WrittenField>,
     pub visible_at: Option<At<String>>,
+    /// Name and text.
+    pub filters: Vec<(At<String>, At<String>)>,
 }
 
 #[derive(Debug, Default)]
@@ -200,8 +203,17 @@ pub(super) fn parse(root: &At<Node>, errors: &mut Errors) -> Written {
     let external =
         section.named("external", errors).iter().filter_map(|e| field(e, FieldKind::External, errors)).collect();
     let visible_at = section.text("visible_at", errors);
+    let filters = section.named("filters", errors).iter().filter_map(|entry| named_filter(entry, errors)).collect();
     section.finish(errors);
-    Written { index, document, fields, lookups, members, derived, metrics, external, visible_at }
+    Written { index, document, fields, lookups, members, derived, metrics, external, visible_at, filters }
+}
+
+fn named_filter((key, node): &(At<String>, At<Node>), errors: &mut Errors) -> Option<(At<String>, At<String>)> {
+    name(key, errors);
+    if KEYWORDS.contains(&key.value.as_str()) {
+        errors.add(key.at, format!("filter {0}: {0} is a word of the filters' grammar: take another name", key.value));
+    }
+    Some((key.clone(), text(node, &format!("filter {}", key.value), errors)?))
 }
 
 /// A name that is unquoted SQL, a column alias and part of requests at once.

@@ -9,7 +9,8 @@ use super::{
 };
 use crate::{
     schema::{
-        Column, DOCUMENT_SOURCE, Field, FieldId, Function, Hop, Origin, Path, Schema, Source, SourceId, SourceKind,
+        Column, DOCUMENT_SOURCE, Field, FieldId, Function, Hop, NamedFilter, Origin, Path, Schema, Source, SourceId,
+        SourceKind,
     },
     value::FieldType,
 };
@@ -68,14 +69,34 @@ impl Resolver {
             self.written_field(field, "external field", false, Origin::External);
         }
         let visible_at = written.visible_at.as_ref().and_then(|name| self.visible_at(name));
-        let schema = Schema {
+        let mut schema = Schema {
             index: written.index.as_ref().map(|index| index.value.clone()).unwrap_or_default(),
             hash: String::new(),
             sources: std::mem::take(&mut self.sources),
             fields: std::mem::take(&mut self.fields),
             visible_at,
+            filters: Vec::new(),
         };
+        self.filters(&written.filters, &mut schema);
         canonical::hashed(schema, document, lookups, members, metrics)
+    }
+
+    /// A filter may use those that stand before it.
+    fn filters(&mut self, written: &[(At<String>, At<String>)], schema: &mut Schema) {
+        for (name, text) in written {
+            if schema.field(&name.value).is_some() {
+                let message = format!("filter {0}: there is a field {0}; take another name", name.value);
+                self.errors.add(name.at, message);
+                continue;
+            }
+            match NamedFilter::parse(&name.value, &text.value, schema) {
+                Ok(filter) => schema.filters.push(filter),
+                Err(error) => {
+                    let message = error.to_string().replace('\n', "\n    ");
+                    self.errors.add(text.at, format!("filter {}: {message}", name.value));
+                }
+            }
+        }
     }
 
     fn index_name(&mut self, written: &Written) {

@@ -142,6 +142,8 @@ fn reads(filter: &Filter, changes: &[&Vec<(FieldId, Change)>], schema: &Schema) 
         Filter::Compare { field, .. } | Filter::In { field, .. } | Filter::IsNull { field } => {
             changes.iter().copied().flatten().any(|(id, _)| schema.fields[*id].name == *field)
         }
+        // No op has one; were there one, it may read any field.
+        Filter::Named { .. } => true,
     }
 }
 

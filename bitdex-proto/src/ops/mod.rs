@@ -74,6 +74,10 @@ impl Op {
                 if filter.is_relative() {
                     return Err(Error::invalid("a query_op_set may not compare with the clock: send the time itself"));
                 }
+                if filter.has_names() {
+                    // A definition may change what a name means; what a record of the log means may not change.
+                    return Err(Error::invalid("a query_op_set may not use named filters: spell them out"));
+                }
                 filter.check(schema)?;
                 let changes = op
                     .changes

@@ -6,14 +6,15 @@ use serde_json::{Map, Number, Value as Json, json};
 
 use crate::{
     Error, Result,
-    schema::{Field, Schema},
-    value::{FieldType, Literal},
+    names::suggestion,
+    schema::{Field, NamedFilter, Schema},
+    value::{FieldType, Literal, parse_offset},
     wire,
 };
 
 /// Levels of a filter. The wire's decoder and JSON's stop soon above it, so a filter never overflows a stack.
-const MAX_DEPTH: usize = 40;
-/// Values of all lists of a filter together.
+pub(super) const MAX_DEPTH: usize = 40;
+/// Values of all lists of a filter together; those of named filters count as often as they are named.
 const MAX_VALUES: usize = 100_000;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,6 +50,10 @@ pub enum Filter {
     IsNull {
         field: String,
     },
+    /// A filter of the definition.
+    Named {
+        name: String,
+    },
 }
 
 impl Filter {
@@ -68,7 +73,39 @@ impl Filter {
             Self::Not(filter) => filter.is_relative(),
             Self::Compare { value, .. } => now(value),
             Self::In { values, .. } => values.iter().any(now),
-            Self::IsNull { .. } => false,
+            Self::IsNull { .. } | Self::Named { .. } => false,
+        }
+    }
+
+    /// Whether it refers to filters of the definition.
+    pub fn has_names(&self) -> bool {
+        match self {
+            Self::And(filters) | Self::Or(filters) => filters.iter().any(Self::has_names),
+            Self::Not(filter) => filter.has_names(),
+            Self::Named { .. } => true,
+            Self::Compare { .. } | Self::In { .. } | Self::IsNull { .. } => false,
+        }
+    }
+
+    /// With what the definition says in place of each name.
+    pub fn expanded(&self, schema: &Schema) -> Result<Self> {
+        let list = |filters: &[Self]| filters.iter().map(|filter| filter.expanded(schema)).collect::<Result<_>>();
+        Ok(match self {
+            Self::And(filters) => Self::And(list(filters)?),
+            Self::Or(filters) => Self::Or(list(filters)?),
+            Self::Not(filter) => Self::Not(Box::new(filter.expanded(schema)?)),
+            Self::Named { name } => named(name, schema)?.filter.clone(),
+            Self::Compare { .. } | Self::In { .. } | Self::IsNull { .. } => self.clone(),
+        })
+    }
+
+    /// Tests and values: what it costs to look at all of it.
+    pub(crate) fn size(&self) -> usize {
+        match self {
+            Self::And(filters) | Self::Or(filters) => filters.iter().map(Self::size).sum::<usize>() + 1,
+            Self::Not(filter) => filter.size() + 1,
+            Self::In { values, .. } => values.len() + 1,
+            Self::Compare { .. } | Self::IsNull { .. } | Self::Named { .. } => 1,
         }
     }
 
@@ -90,17 +127,24 @@ impl Filter {
                     }
                     Ok(())
                 }
-                Filter::Compare { .. } | Filter::IsNull { .. } => Ok(()),
+                Filter::Compare { .. } | Filter::IsNull { .. } | Filter::Named { .. } => Ok(()),
             }
         }
         walk(self, 1, &mut 0)
     }
 
-    /// Checks fields and the types of values against the schema.
+    /// Checks fields, names and the types of values against the schema.
     pub fn check(&self, schema: &Schema) -> Result<()> {
+        self.check_within(schema, &mut 0)
+    }
+
+    /// `size` is that of all named filters so far.
+    fn check_within(&self, schema: &Schema, size: &mut usize) -> Result<()> {
         match self {
-            Self::And(filters) | Self::Or(filters) => filters.iter().try_for_each(|filter| filter.check(schema)),
-            Self::Not(filter) => filter.check(schema),
+            Self::And(filters) | Self::Or(filters) => {
+                filters.iter().try_for_each(|filter| filter.check_within(schema, size))
+            }
+            Self::Not(filter) => filter.check_within(schema, size),
             Self::Compare { field, value, .. } => check_literal(filterable(field, schema)?, value),
             Self::In { field, values, all, .. } => {
                 let field = filterable(field, schema)?;
@@ -110,6 +154,15 @@ impl Filter {
                 values.iter().try_for_each(|value| check_literal(field, value))
             }
             Self::IsNull { field } => filterable(field, schema).map(|_| ()),
+            Self::Named { name } => {
+                *size = size.saturating_add(named(name, schema)?.size);
+                if *size > MAX_VALUES {
+                    return Err(Error::invalid(format!(
+                        "the named filters of a filter have more than {MAX_VALUES} tests and values"
+                    )));
+                }
+                Ok(())
+            }
         }
     }
 }
@@ -119,12 +172,19 @@ fn too_deep() -> Error {
 }
 
 fn filterable<'s>(name: &str, schema: &'s Schema) -> Result<&'s Field> {
-    let (_, field) = schema.field(name).ok_or_else(|| Error::invalid(format!("unknown field {name}")))?;
+    let (_, field) = schema.field(name).ok_or_else(|| schema.unknown_field(name))?;
     if field.filter {
         Ok(field)
     } else {
         Err(Error::invalid(format!("field {name} cannot be filtered by: the definition does not say `filter: true`")))
     }
+}
+
+fn named<'s>(name: &str, schema: &'s Schema) -> Result<&'s NamedFilter> {
+    schema.named_filter(name).ok_or_else(|| {
+        let known = schema.filters.iter().map(|filter| filter.name.as_str());
+        Error::invalid(format!("the definition has no filter {name:?}{}", suggestion(name, known)))
+    })
 }
 
 fn check_literal(field: &Field, literal: &Literal) -> Result<()> {
@@ -169,6 +229,7 @@ impl TryFrom<&wire::Filter> for Filter {
                     all: list.all,
                 },
                 Kind::IsNull(field) => Filter::IsNull { field: field.clone() },
+                Kind::Named(name) => Filter::Named { name: name.clone() },
             })
         }
         let filter = read(wire, 1)?;
@@ -197,6 +258,7 @@ impl From<&Filter> for wire::Filter {
                 all: *all,
             }),
             Filter::IsNull { field } => Kind::IsNull(field.clone()),
+            Filter::Named { name } => Kind::Named(name.clone()),
         };
         Self { kind: Some(kind) }
     }
@@ -240,10 +302,16 @@ const COMPARATORS: [(&str, Comparator); 6] = [
     ("ge", Comparator::Ge),
 ];
 
+impl Filter {
+    pub(super) fn from_json(json: &Json) -> Result<Self> {
+        // serde_json itself stops at 128 levels of nesting.
+        from_json(json, 1)
+    }
+}
+
 impl<'de> Deserialize<'de> for Filter {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        // serde_json itself stops at 128 levels of nesting.
-        from_json(&Json::deserialize(deserializer)?, 1).map_err(D::Error::custom)
+        Self::from_json(&Json::deserialize(deserializer)?).map_err(D::Error::custom)
     }
 }
 
@@ -273,8 +341,10 @@ fn from_json(json: &Json, depth: usize) -> Result<Filter> {
         [(name, value)] if *name == "and" => nested(name, value).map(Filter::And),
         [(name, value)] if *name == "or" => nested(name, value).map(Filter::Or),
         [(name, value)] if *name == "not" => Ok(Filter::Not(Box::new(from_json(value, depth + 1)?))),
+        [(name, Json::String(value))] if *name == "named" => Ok(Filter::Named { name: value.clone() }),
         _ => Err(Error::invalid(
-            "a filter has one of `and`, `or`, `not`, or a `field` with one of `eq ne lt le gt ge in not_in all is_null`",
+            "a filter has one of `and`, `or`, `not`, `named`, or a `field` with one of `eq ne lt le gt ge in not_in all \
+             is_null`",
         )),
     }
 }
@@ -321,23 +391,6 @@ fn literal_from_json(field: &str, json: &Json) -> Result<Literal> {
     }
 }
 
-/// Microseconds of "-24h", "+90s", "0s".
-fn parse_offset(text: &str) -> Option<i64> {
-    let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
-    let end = digits.find(|c: char| !c.is_ascii_digit())?;
-    let unit = match &digits[end..] {
-        "us" => 1,
-        "ms" => 1_000,
-        "s" => 1_000_000,
-        "m" => 60_000_000,
-        "h" => 3_600_000_000,
-        "d" => 86_400_000_000,
-        _ => return None,
-    };
-    let us = digits[..end].parse::<i64>().ok()?.checked_mul(unit)?;
-    Some(if text.starts_with('-') { -us } else { us })
-}
-
 fn to_json(filter: &Filter) -> Json {
     match filter {
         Filter::And(filters) => json!({ "and": filters.iter().map(to_json).collect::<Vec<_>>() }),
@@ -357,12 +410,15 @@ fn to_json(filter: &Filter) -> Json {
             }
         }
         Filter::IsNull { field } => json!({ "field": field, "is_null": true }),
+        Filter::Named { name } => json!({ "named": name }),
     }
 }
 
 fn literal_to_json(literal: &Literal) -> Json {
     match literal {
         Literal::Int(int) | Literal::TimestampUs(int) => json!(int),
+        Literal::Float(float) if float.is_nan() => json!("NaN"),
+        Literal::Float(float) if float.is_infinite() => json!(if *float > 0.0 { "Infinity" } else { "-Infinity" }),
         Literal::Float(float) => json!(float),
         Literal::Bool(bool) => json!(bool),
         Literal::Text(text) => json!(text),
@@ -384,7 +440,8 @@ mod tests {
         let filter = parse(
             r#"{"and": [{"field": "nsfwLevel", "in": [1, 2]}, {"not": {"field": "type", "eq": "video"}},
                 {"or": [{"field": "sortAt", "ge": {"now": "-24h"}}, {"field": "userId", "is_null": true}]},
-                {"field": "tagIds", "all": [3]}, {"field": "tagIds", "not_in": [4]}, {"field": "minor", "eq": false}]}"#,
+                {"field": "tagIds", "all": [3]}, {"field": "tagIds", "not_in": [4]}, {"field": "minor", "eq": false},
+                {"named": "public"}]}"#,
         )
         .unwrap();
         assert!(filter.is_relative());

@@ -5,6 +5,7 @@ use std::cell::Cell;
 use super::{
     set::{Set, each_id},
     tree::{And, Child, ColumnTest, Node, Share},
+    watch,
 };
 use crate::{
     log::{self, Result},
@@ -428,6 +429,7 @@ impl Drop for Matcher<'_> {
 impl Matcher<'_> {
     /// The ids of a block that pass the filter; some may be hidden.
     pub(super) fn evaluate(&mut self, number: u16, set: &mut Set) -> Result<()> {
+        watch::block()?;
         self.root.evaluate(number, set, &mut self.pool)?;
         set.narrow();
         Ok(())
@@ -435,6 +437,7 @@ impl Matcher<'_> {
 
     /// Without those that are hidden.
     pub(super) fn evaluate_shown(&mut self, number: u16, set: &mut Set) -> Result<()> {
+        watch::block()?;
         self.root.evaluate(number, set, &mut self.pool)?;
         let Some(hidden) = &self.hidden else { return Ok(()) };
         match hidden.share(number)? {
@@ -446,7 +449,7 @@ impl Matcher<'_> {
     }
 
     /// Where few documents are hidden: makes a set of them, so that no block has to be looked through for them.
-    fn list_hidden(&mut self) -> Result<()> {
+    pub(super) fn list_hidden(&mut self) -> Result<()> {
         let Some(hidden) = &self.hidden else { return Ok(()) };
         let [(first, last)] = hidden.ranges[..] else { return Ok(()) };
         if hidden.column.estimate(first, last)? > LISTED_MOST {

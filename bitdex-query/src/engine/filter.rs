@@ -48,7 +48,7 @@ impl Binder<'_> {
         let list = |filters: &[Filter]| filters.iter().map(|filter| self.bind(filter)).collect::<Result<Vec<_>>>();
         Ok(match filter {
             Filter::And(filters) => self.and(list(filters)?),
-            Filter::Or(filters) => Node::Or(list(filters)?),
+            Filter::Or(filters) => one_or(list(filters)?, Node::Or),
             Filter::Not(filter) => negate(self.bind(filter)?),
             Filter::Compare { field, comparator, value } => {
                 let (id, field) = self.field(field)?;
@@ -68,7 +68,7 @@ impl Binder<'_> {
                 let values = values.iter().map(|value| self.value(field, value));
                 let node = if *all {
                     let each = values.map(|value| Ok(Node::Leaf(id, Test::AnyOf(vec![value?]))));
-                    Node::And(each.collect::<Result<_>>()?)
+                    one_or(each.collect::<Result<_>>()?, Node::And)
                 } else {
                     let mut values = values.collect::<Result<Vec<_>>>()?;
                     values.sort_unstable();
@@ -78,6 +78,10 @@ impl Binder<'_> {
                 if *negated { negate(node) } else { node }
             }
             Filter::IsNull { field } => Node::Leaf(self.field(field)?.0, Test::IsNull),
+            Filter::Named { name } => match self.schema.named_filter(name) {
+                Some(named) => self.bind(&named.filter)?,
+                None => return Err(Error::invalid(format!("the definition has no filter {name:?}"))),
+            },
         })
     }
 
@@ -116,7 +120,18 @@ impl Binder<'_> {
                 node => all.push(node),
             }
         }
-        Node::And(all)
+        one_or(all, Node::And)
+    }
+}
+
+/// The only node, or all of them joined.
+fn one_or(mut nodes: Vec<Node>, joined: fn(Vec<Node>) -> Node) -> Node {
+    match nodes.pop() {
+        Some(node) if nodes.is_empty() => node,
+        last => {
+            nodes.extend(last);
+            joined(nodes)
+        }
     }
 }
 

@@ -5,7 +5,9 @@
 //! of [`order`], by one of several plans ([`plan`]) that give the same rows: [`walk`] or [`gather`].
 
 mod best;
+mod distinct;
 mod evaluate;
+mod facets;
 mod filter;
 mod gather;
 mod order;
@@ -15,6 +17,10 @@ mod set;
 mod tests;
 mod tree;
 mod walk;
+mod watch;
+
+pub use facets::{FacetValues, Facets, facet};
+pub use watch::{Stopped, Watch, watched};
 
 use std::ops::Bound;
 
@@ -47,9 +53,17 @@ pub struct Page {
     /// Where more rows follow.
     pub next_cursor: Option<Bytes>,
     /// All matches, where asked for.
-    pub count: Option<u64>,
+    pub count: Option<Counted>,
     /// The clock that the answer used: the first page's where a cursor was given.
     pub now_us: i64,
+}
+
+/// A number of matches.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Counted {
+    pub count: u64,
+    /// There are at least so many: counting ended there.
+    pub is_lower_bound: bool,
 }
 
 /// Answer of [`get`].
@@ -74,19 +88,27 @@ fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<P
     request.validate()?;
     let order = Order::resolve(&request.sort, schema)?;
     let fields = request.fields.resolve(schema)?;
+    let distinct = request.distinct.as_ref().map(|name| distinct::resolve(name, schema)).transpose()?;
     let cursor = order::read_cursor(state, request)?;
     let now_us = cursor.as_ref().map_or(request.now_us.unwrap_or(now_us), |cursor| cursor.now_us);
     let after = cursor.as_ref().map(|cursor| After::read(cursor, &order, schema)).transpose()?;
 
     let filter = filter::bind(request.filter.as_ref(), schema, Some(now_us))?;
-    let count = match request.count {
-        true => Some(count_matches(state, &filter, (!request.include_pending).then_some(now_us))?),
-        false => None,
+    let shown_at = (!request.include_pending).then_some(now_us);
+    let count = match (request.count, request.count_up_to) {
+        (true, _) => Some(count_matches(state, &filter, shown_at, None)?),
+        (false, Some(up_to)) => Some(count_matches(state, &filter, shown_at, Some(up_to))?),
+        (false, None) => None,
     };
     let limit = request.limit as usize;
     // One more than asked for tells whether another page follows.
-    let mut matcher = matcher(state, &filter, (!request.include_pending).then_some(now_us))?;
-    let mut ids = page(state, &mut matcher, &order, after.as_ref(), limit + 1, plan)?;
+    let mut ids = match distinct {
+        Some(field) => distinct::distinct(state, &filter, shown_at, &order, after.as_ref(), limit + 1, field)?,
+        None => {
+            let mut matcher = matcher(state, &filter, shown_at)?;
+            page(state, &mut matcher, &order, after.as_ref(), limit + 1, plan)?
+        }
+    };
     let more = ids.len() > limit;
     ids.truncate(limit);
 
@@ -97,9 +119,10 @@ fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<P
             generation: state.generation(),
             sequence: cursor.as_ref().map_or(state.sequence(), |first| first.sequence),
             now_us,
-            query: order::query_hash(request).to_vec().into(),
+            query: order::query_hash(request, schema)?.to_vec().into(),
             after: order.after(state, *last)?,
             after_id: *last,
+            check: Bytes::new(),
         })),
         _ => None,
     };
@@ -165,10 +188,21 @@ fn page<'s>(
     }
 }
 
-fn count_matches(state: &State, filter: &filter::Node, now_us: Option<i64>) -> Result<u64> {
+/// `up_to`: counting ends with the block in which so many are reached.
+fn count_matches(state: &State, filter: &filter::Node, now_us: Option<i64>, up_to: Option<u64>) -> Result<Counted> {
     let mut matcher = matcher(state, filter, now_us)?;
     let blocks = matcher.root.blocks(&state.blocks())?;
-    Ok(matcher.count(&blocks)?)
+    let Some(up_to) = up_to else {
+        return Ok(Counted { count: matcher.count(&blocks)?, is_lower_bound: false });
+    };
+    let mut count = 0;
+    for number in &blocks {
+        if count >= up_to {
+            return Ok(Counted { count, is_lower_bound: true });
+        }
+        count += matcher.count(std::slice::from_ref(number))?;
+    }
+    Ok(Counted { count, is_lower_bound: false })
 }
 
 /// The version that the request's cursor demands: wait for it before calling [`search`]. `None` without a cursor.
@@ -202,13 +236,13 @@ pub fn get(state: &State, request: &GetRequest, now_us: i64) -> Result<Documents
     Ok(found)
 }
 
-/// Exact number of matches.
-pub fn count(state: &State, request: &CountRequest, now_us: i64) -> Result<u64> {
+/// Number of matches.
+pub fn count(state: &State, request: &CountRequest, now_us: i64) -> Result<Counted> {
     check_index(state.schema(), &request.index)?;
     request.validate()?;
     let now_us = request.now_us.unwrap_or(now_us);
     let filter = filter::bind(request.filter.as_ref(), state.schema(), Some(now_us))?;
-    count_matches(state, &filter, (!request.include_pending).then_some(now_us))
+    count_matches(state, &filter, (!request.include_pending).then_some(now_us), request.up_to)
 }
 
 /// Calls `each` with every match of a filter without relative times, pending documents included, ascending.

@@ -35,8 +35,7 @@ impl Order {
     pub(super) fn resolve(sorts: &[Sort], schema: &Schema) -> Result<Self> {
         let mut keys = Vec::with_capacity(sorts.len());
         for sort in sorts {
-            let (id, field) =
-                schema.field(&sort.field).ok_or_else(|| Error::invalid(format!("unknown field {}", sort.field)))?;
+            let (id, field) = schema.field(&sort.field).ok_or_else(|| schema.unknown_field(&sort.field))?;
             if field.many {
                 return Err(Error::invalid(format!("field {} holds many values: it cannot be sorted by", field.name)));
             }
@@ -114,25 +113,31 @@ impl After {
 /// The cursor of a request, refused where it is of another store, generation or query.
 pub(super) fn read_cursor(state: &State, request: &SearchRequest) -> Result<Option<PageCursor>> {
     let Some(cursor) = &request.cursor else { return Ok(None) };
-    let query = query_hash(request);
+    let query = query_hash(request, state.schema())?;
     let binding = CursorBinding { store: state.store(), generation: state.generation(), query: &query };
     decode_page_cursor(&cursor.0, binding).map(Some)
 }
 
 /// Of all that must stay the same from page to page.
-pub(super) fn query_hash(request: &SearchRequest) -> [u8; 32] {
+pub(super) fn query_hash(request: &SearchRequest, schema: &Schema) -> Result<[u8; 32]> {
+    let filter = match &request.filter {
+        // What a name means may change while pages are read.
+        Some(filter) if filter.has_names() => Some((&filter.expanded(schema)?).into()),
+        filter => filter.as_ref().map(Into::into),
+    };
     let query = wire::SearchRequest {
         index: request.index.clone(),
-        filter: request.filter.as_ref().map(Into::into),
+        filter,
         sort: request
             .sort
             .iter()
             .map(|sort| wire::Sort { field: sort.field.clone(), descending: sort.descending })
             .collect(),
         include_pending: request.include_pending,
+        distinct: request.distinct.clone().unwrap_or_default(),
         ..wire::SearchRequest::default()
     };
-    *blake3::hash(&query.encode_to_vec()).as_bytes()
+    Ok(*blake3::hash(&query.encode_to_vec()).as_bytes())
 }
 
 /// A row's place in the order, as far as codes tell: whether it has no value, the code of the first sort key, and the

@@ -6,6 +6,7 @@ use super::{
     evaluate::{Matcher, block_of, id_of, within_block},
     order::{After, Sorter},
     set::{Set, each_id},
+    watch,
 };
 use crate::{log::Result, state::ColumnView};
 
@@ -111,6 +112,7 @@ impl Walk<'_, '_> {
         let mut seen = Seen::default();
         let mut group: Option<(u64, Best<'_, '_>)> = None;
         while let Some((code, id)) = walk.next()? {
+            watch::step()?;
             if if descending { code < end } else { code > end } {
                 break;
             }

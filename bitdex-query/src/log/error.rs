@@ -4,6 +4,8 @@ use std::{io, path::PathBuf};
 
 use bitdex_proto::Error as Wire;
 
+use crate::engine::Stopped;
+
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
 #[derive(Debug, thiserror::Error)]
@@ -26,6 +28,9 @@ pub enum Error {
     /// A write or fsync failed before; what the disk holds is not known.
     #[error("the log takes no more records, because of an earlier failure: {0}")]
     Poisoned(String),
+    /// Nothing is wrong: a query was ended before its answer.
+    #[error("{0}")]
+    Stopped(Stopped),
 }
 
 impl Error {
@@ -57,6 +62,8 @@ impl From<Error> for Wire {
             Error::Damaged { .. } | Error::Record { .. } => Self::DataLoss(message),
             Error::Format { .. } | Error::Foreign(_) => Self::Precondition(message),
             Error::Poisoned(_) => Self::unavailable(message),
+            Error::Stopped(Stopped::Blocks(_)) => Self::Exhausted(message),
+            Error::Stopped(Stopped::Deadline | Stopped::Cancelled) => Self::Deadline(message),
         }
     }
 }

@@ -43,6 +43,7 @@ fn schema(hash: &str) -> Arc<Schema> {
             origin: Origin::Key,
         }],
         visible_at: None,
+        filters: Vec::new(),
     })
 }
 

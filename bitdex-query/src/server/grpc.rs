@@ -3,9 +3,9 @@
 use std::{sync::Arc, time::Duration};
 
 use bitdex_proto::{
-    query::{CountRequest, GetRequest, SearchRequest},
+    query::GetRequest,
     schema::{FieldId, Schema},
-    value::FieldValue,
+    value::{FieldValue, Value},
     wire::{self, query_server},
 };
 use tokio::time::Instant;
@@ -15,6 +15,7 @@ use super::{
     service::{MAX_WAIT, Service},
     telemetry::observe,
 };
+use crate::engine::{Counted, FacetValues};
 
 /// The share of a call's time that is left for the answer's way back.
 const WAY_BACK: u32 = 10;
@@ -29,8 +30,7 @@ impl query_server::Query for Queries {
     async fn search(&self, request: Request<wire::SearchRequest>) -> Result<Response<wire::SearchResponse>, Status> {
         observe("Search", "grpc", async {
             let deadline = deadline(request.metadata());
-            let request = SearchRequest::try_from(request.into_inner())?;
-            let answer = self.service.search(request, deadline).await?;
+            let answer = self.service.search(request.into_inner().try_into()?, deadline).await?;
             let info = Some(answer.info());
             let schema = self.service.schema();
             let page = answer.value;
@@ -38,7 +38,8 @@ impl query_server::Query for Queries {
                 hits: hits(schema, &page.ids, &page.fields, &page.rows),
                 fields: names(schema, &page.fields),
                 next_cursor: page.next_cursor.unwrap_or_default(),
-                count: page.count,
+                count: page.count.map(|counted| counted.count),
+                count_is_lower_bound: page.count.is_some_and(|counted| counted.is_lower_bound),
                 info,
             })
         })
@@ -69,9 +70,23 @@ impl query_server::Query for Queries {
     async fn count(&self, request: Request<wire::CountRequest>) -> Result<Response<wire::CountResponse>, Status> {
         observe("Count", "grpc", async {
             let deadline = deadline(request.metadata());
-            let request = CountRequest::try_from(request.into_inner())?;
-            let answer = self.service.count(request, deadline).await?;
-            Ok(wire::CountResponse { count: answer.value, info: Some(answer.info()) })
+            let answer = self.service.count(request.into_inner().try_into()?, deadline).await?;
+            let Counted { count, is_lower_bound } = answer.value;
+            Ok(wire::CountResponse { count, is_lower_bound, info: Some(answer.info()) })
+        })
+        .await
+        .map(Response::new)
+        .map_err(Status::from)
+    }
+
+    async fn facet(&self, request: Request<wire::FacetRequest>) -> Result<Response<wire::FacetResponse>, Status> {
+        observe("Facet", "grpc", async {
+            let deadline = deadline(request.metadata());
+            let answer = self.service.facet(request.into_inner().try_into()?, deadline).await?;
+            let info = Some(answer.info());
+            let schema = self.service.schema();
+            let facets = answer.value.facets.into_iter().map(|facet| facet_result(schema, facet)).collect();
+            Ok(wire::FacetResponse { facets, count: answer.value.count, info })
         })
         .await
         .map(Response::new)
@@ -111,6 +126,16 @@ fn parse_timeout(text: &str) -> Option<Duration> {
         'n' => Duration::from_nanos(number),
         _ => return None,
     })
+}
+
+fn facet_result(schema: &Schema, facet: FacetValues) -> wire::FacetResult {
+    let field = &schema.fields[facet.field];
+    let value = |(value, count): (Value, u64)| wire::FacetValue { value: Some(value.to_wire(field.ty)), count };
+    wire::FacetResult {
+        field: field.name.clone(),
+        values: facet.values.into_iter().map(value).collect(),
+        nulls: facet.nulls,
+    }
 }
 
 fn names(schema: &Schema, fields: &[FieldId]) -> Vec<String> {

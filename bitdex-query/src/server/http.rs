@@ -22,10 +22,11 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use super::{
-    json::{CountAnswer, DescribeAnswer, GetAnswer, Hits, SearchAnswer},
+    json::{CountAnswer, DescribeAnswer, FacetAnswer, FacetsOf, GetAnswer, Hits, SearchAnswer},
     service::{MAX_WAIT, Service},
     telemetry::{code_name, observe, render},
 };
+use crate::engine::Counted;
 
 /// A filter of 100 000 values fits many times.
 const MAX_BODY: usize = 8 << 20;
@@ -43,6 +44,7 @@ pub(super) fn router(service: Arc<Service>, metrics: PrometheusHandle) -> Router
         .route("/v1/search", post(search))
         .route("/v1/get", post(documents))
         .route("/v1/count", post(count))
+        .route("/v1/facet", post(facet))
         .route("/v1/describe", get(describe))
         .route("/metrics", get(prometheus))
         .route("/healthz", get(healthz))
@@ -73,7 +75,13 @@ async fn search(State(app): State<App>, headers: HeaderMap, body: Body) -> Respo
         let info = answer.info().into();
         let page = answer.value;
         let hits = Hits { schema: app.service.schema(), ids: &page.ids, fields: &page.fields, rows: &page.rows };
-        to_json(&SearchAnswer { hits, next_cursor: page.next_cursor.map(OpaqueBytes), count: page.count, info })
+        to_json(&SearchAnswer {
+            hits,
+            next_cursor: page.next_cursor.map(OpaqueBytes),
+            count: page.count.map(|counted| counted.count),
+            count_is_lower_bound: page.count.is_some_and(|counted| counted.is_lower_bound),
+            info,
+        })
     })
     .await
 }
@@ -95,7 +103,20 @@ async fn count(State(app): State<App>, headers: HeaderMap, body: Body) -> Respon
     answer("Count", async {
         let deadline = deadline(&headers)?;
         let answer = app.service.count(parse(body)?, deadline).await?;
-        to_json(&CountAnswer { count: answer.value, info: answer.info().into() })
+        let info = answer.info().into();
+        let Counted { count, is_lower_bound } = answer.value;
+        to_json(&CountAnswer { count, is_lower_bound, info })
+    })
+    .await
+}
+
+async fn facet(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    answer("Facet", async {
+        let deadline = deadline(&headers)?;
+        let answer = app.service.facet(parse(body)?, deadline).await?;
+        let info = answer.info().into();
+        let facets = FacetsOf { schema: app.service.schema(), facets: &answer.value.facets };
+        to_json(&FacetAnswer { facets, count: answer.value.count, info })
     })
     .await
 }
@@ -131,7 +152,7 @@ async fn no_such_path(uri: Uri) -> Response {
 }
 
 async fn wrong_method(uri: Uri) -> Response {
-    let message = format!("{} takes another method: POST for search, get and count, else GET", uri.path());
+    let message = format!("{} takes another method: POST for search, get, count and facet, else GET", uri.path());
     error_response(StatusCode::METHOD_NOT_ALLOWED, "invalid_argument", &message)
 }
 

@@ -11,6 +11,8 @@ use serde::{
     ser::{SerializeMap as _, SerializeSeq as _},
 };
 
+use crate::engine::FacetValues;
+
 /// Where an answer stood.
 #[derive(Debug, Serialize)]
 pub(super) struct Info {
@@ -38,6 +40,8 @@ pub(super) struct SearchAnswer<'a> {
     pub(super) next_cursor: Option<OpaqueBytes>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) count: Option<u64>,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) count_is_lower_bound: bool,
     #[serde(flatten)]
     pub(super) info: Info,
 }
@@ -52,8 +56,51 @@ pub(super) struct GetAnswer<'a> {
 #[derive(Debug, Serialize)]
 pub(super) struct CountAnswer {
     pub(super) count: u64,
+    #[serde(skip_serializing_if = "is_false")]
+    pub(super) is_lower_bound: bool,
     #[serde(flatten)]
     pub(super) info: Info,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct FacetAnswer<'a> {
+    pub(super) facets: FacetsOf<'a>,
+    pub(super) count: u64,
+    #[serde(flatten)]
+    pub(super) info: Info,
+}
+
+fn is_false(flag: &bool) -> bool {
+    !flag
+}
+
+/// The values of facets, in a list.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct FacetsOf<'a> {
+    pub(super) schema: &'a Schema,
+    pub(super) facets: &'a [FacetValues],
+}
+
+impl Serialize for FacetsOf<'_> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        #[derive(Serialize)]
+        struct Facet<'a> {
+            field: &'a str,
+            values: Vec<Counted<'a>>,
+            nulls: u64,
+        }
+        #[derive(Serialize)]
+        struct Counted<'a> {
+            value: Scalar<'a>,
+            count: u64,
+        }
+        serializer.collect_seq(self.facets.iter().map(|facet| {
+            let field = &self.schema.fields[facet.field];
+            let scalar = |value| Scalar { ty: field.ty, value };
+            let values = facet.values.iter().map(|(value, count)| Counted { value: scalar(value), count: *count });
+            Facet { field: &field.name, values: values.collect(), nulls: facet.nulls }
+        }))
+    }
 }
 
 /// Documents with the fields that were asked for.
@@ -156,6 +203,7 @@ pub(super) struct DescribeAnswer {
     index: String,
     definition_hash: String,
     fields: Vec<Field>,
+    filters: Vec<NamedFilter>,
     store: String,
     generation: u64,
     epoch: u64,
@@ -179,6 +227,12 @@ struct Field {
     filter: bool,
     sort: bool,
     origin: String,
+}
+
+#[derive(Debug, Serialize)]
+struct NamedFilter {
+    name: String,
+    text: String,
 }
 
 #[derive(Debug, Serialize)]
@@ -209,6 +263,11 @@ impl From<wire::DescribeResponse> for DescribeAnswer {
             index: wire.index,
             definition_hash: wire.definition_hash,
             fields: wire.fields.into_iter().map(field).collect(),
+            filters: wire
+                .filters
+                .into_iter()
+                .map(|filter| NamedFilter { name: filter.name, text: filter.text })
+                .collect(),
             store: wire.store,
             generation: wire.generation,
             epoch: wire.epoch,
@@ -258,6 +317,7 @@ mod tests {
             sources: Vec::new(),
             fields: fields.into(),
             visible_at: None,
+            filters: Vec::new(),
         };
         let row = vec![
             FieldValue::One(Value::Int(i64::MAX)),

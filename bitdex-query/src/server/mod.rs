@@ -9,11 +9,13 @@ mod http;
 mod ingest;
 mod json;
 mod service;
+mod socket;
 mod telemetry;
 
 use std::{
     future::Future,
     net::{IpAddr, SocketAddr},
+    path::PathBuf,
     sync::Arc,
     time::Duration,
 };
@@ -24,13 +26,20 @@ use bitdex_proto::{
     schema::Schema,
     wire::{DESCRIPTORS, ingest_server::IngestServer, query_server::QueryServer},
 };
-use metrics_exporter_prometheus::PrometheusHandle;
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::TcpListener,
+    task::JoinHandle,
+};
+use tokio_stream::{Stream, wrappers::UnixListenerStream};
 use tokio_util::sync::CancellationToken;
 use tonic::{
     Code,
     service::Routes,
-    transport::{Server as GrpcServer, server::TcpIncoming},
+    transport::{
+        Server as GrpcServer,
+        server::{Connected, TcpIncoming},
+    },
 };
 
 use crate::{
@@ -40,6 +49,7 @@ use crate::{
 use grpc::Queries;
 use ingest::Writes;
 use service::Service;
+use socket::Socket;
 
 /// One frame of a stream of ops or rows.
 const MAX_INGEST_MESSAGE: usize = 64 << 20;
@@ -63,6 +73,8 @@ pub struct Server {
     /// Cancelled when no new calls are taken.
     closing: CancellationToken,
     fronts: Vec<(&'static str, JoinHandle<anyhow::Result<()>>)>,
+    /// Removed with it.
+    _sockets: Vec<Socket>,
 }
 
 impl Server {
@@ -73,14 +85,38 @@ impl Server {
         let http = listen(options.http_listen).await?;
         let (grpc_address, http_address) = (grpc.local_addr()?, http.local_addr()?);
         let advertise = options.advertise.clone().unwrap_or_else(|| reachable(grpc_address));
+        let mut sockets = Vec::new();
+        let mut socket = |path: &Option<PathBuf>| {
+            let Some(path) = path else { return Ok::<_, anyhow::Error>(None) };
+            let (listener, socket) = socket::listen(path)?;
+            sockets.push(socket);
+            tracing::info!(path = %path.display(), "listening on a socket");
+            Ok(Some(listener))
+        };
+        let (grpc_socket, http_socket) = (socket(&options.grpc_socket)?, socket(&options.http_socket)?);
         tracing::info!(grpc = %grpc_address, http = %http_address, advertise, "listening");
 
-        let service = Arc::new(Service::new(Arc::clone(&schema)));
+        let service = Arc::new(Service::new(Arc::clone(&schema), options.max_query_blocks));
         let closing = CancellationToken::new();
-        let fronts = vec![
-            ("gRPC", tokio::spawn(serve_grpc(grpc, Arc::clone(&service), closing.clone()))),
-            ("HTTP", tokio::spawn(serve_http(http, Arc::clone(&service), metrics, closing.clone()))),
-        ];
+        let routes = grpc_routes(&service, &closing)?;
+        let grpc = TcpIncoming::from(grpc).with_nodelay(Some(true));
+        let http = http.tap_io(|stream| {
+            if let Err(error) = stream.set_nodelay(true) {
+                tracing::debug!(%error, "TCP_NODELAY");
+            }
+        });
+        let router = http::router(Arc::clone(&service), metrics);
+        let mut fronts = Vec::new();
+        if let Some(listener) = grpc_socket {
+            let grpc = serve_grpc(UnixListenerStream::new(listener), routes.clone(), closing.clone());
+            fronts.push(("gRPC on its socket", tokio::spawn(grpc)));
+        }
+        if let Some(listener) = http_socket {
+            let http = serve_http(listener, router.clone(), closing.clone());
+            fronts.push(("HTTP on its socket", tokio::spawn(http)));
+        }
+        fronts.push(("gRPC", tokio::spawn(serve_grpc(grpc, routes, closing.clone()))));
+        fronts.push(("HTTP", tokio::spawn(serve_http(http, router, closing.clone()))));
         let defaults = NodeOptions::new(schema, &options.data);
         let node = NodeOptions {
             advertise: Some(advertise),
@@ -92,7 +128,8 @@ impl Server {
             queue_bytes: options.queue_bytes(),
             ..defaults
         };
-        Ok(Self { options: node, lame_duck: options.lame_duck(), service, node: None, closing, fronts })
+        let lame_duck = options.lame_duck();
+        Ok(Self { options: node, lame_duck, service, node: None, closing, fronts, _sockets: sockets })
     }
 
     /// Opens the store and serves it until `stop`, whose value it returns. An error means that this process cannot go
@@ -113,12 +150,11 @@ impl Server {
         );
         self.service.opened(Arc::clone(&node));
         self.node = Some(Arc::clone(&node));
-        let [grpc, http] = self.fronts.as_mut_slice() else { return Err(anyhow!("a front end is missing")) };
+        let ends = self.fronts.iter_mut().map(|(name, front)| Box::pin(async move { front_ended(name, front.await) }));
         tokio::select! {
             reason = stop => Ok(reason),
             problem = node.failed() => Err(anyhow!("{problem}")),
-            ended = &mut grpc.1 => Err(front_ended(grpc.0, ended)),
-            ended = &mut http.1 => Err(front_ended(http.0, ended)),
+            (error, _, _) = futures::future::select_all(ends) => Err(error),
         }
     }
 
@@ -164,22 +200,29 @@ fn front_ended(name: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinEr
     }
 }
 
-async fn serve_grpc(listener: TcpListener, service: Arc<Service>, closing: CancellationToken) -> anyhow::Result<()> {
+fn grpc_routes(service: &Arc<Service>, closing: &CancellationToken) -> anyhow::Result<Routes> {
     let (reporter, health) = tonic_health::server::health_reporter();
-    let watch = tokio::spawn(health::report(reporter, Arc::clone(&service)));
+    tokio::spawn(closing.clone().run_until_cancelled_owned(health::report(reporter, Arc::clone(service))));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
     };
-    let routes = Routes::new(
-        QueryServer::new(Queries { service: Arc::clone(&service) }).max_decoding_message_size(MAX_QUERY_MESSAGE),
-    )
-    .add_service(IngestServer::new(Writes { service }).max_decoding_message_size(MAX_INGEST_MESSAGE))
-    .add_service(health)
-    .add_service(reflection().build_v1()?)
-    .add_service(reflection().build_v1alpha()?);
-    let routes = Routes::from(routes.into_axum_router().layer(axum::middleware::map_response(blame_undecodable)));
+    let queries = Queries { service: Arc::clone(service) };
+    let writes = Writes { service: Arc::clone(service) };
+    let routes = Routes::new(QueryServer::new(queries).max_decoding_message_size(MAX_QUERY_MESSAGE))
+        .add_service(IngestServer::new(writes).max_decoding_message_size(MAX_INGEST_MESSAGE))
+        .add_service(health)
+        .add_service(reflection().build_v1()?)
+        .add_service(reflection().build_v1alpha()?);
+    Ok(Routes::from(routes.into_axum_router().layer(axum::middleware::map_response(blame_undecodable))))
+}
+
+async fn serve_grpc<I, C>(incoming: I, routes: Routes, closing: CancellationToken) -> anyhow::Result<()>
+where
+    I: Stream<Item = std::io::Result<C>>,
+    C: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
+{
     let served = GrpcServer::builder()
         .tcp_nodelay(true)
         .initial_stream_window_size(STREAM_WINDOW)
@@ -187,12 +230,8 @@ async fn serve_grpc(listener: TcpListener, service: Arc<Service>, closing: Cance
         .http2_keepalive_interval(Some(KEEP_ALIVE))
         .http2_keepalive_timeout(Some(KEEP_ALIVE))
         .add_routes(routes)
-        .serve_with_incoming_shutdown(
-            TcpIncoming::from(listener).with_nodelay(Some(true)),
-            closing.clone().cancelled_owned(),
-        )
+        .serve_with_incoming_shutdown(incoming, closing.cancelled_owned())
         .await;
-    watch.abort();
     Ok(served?)
 }
 
@@ -209,19 +248,10 @@ async fn blame_undecodable(mut response: axum::response::Response) -> axum::resp
     response
 }
 
-async fn serve_http(
-    listener: TcpListener,
-    service: Arc<Service>,
-    metrics: PrometheusHandle,
-    closing: CancellationToken,
-) -> anyhow::Result<()> {
-    let listener = listener.tap_io(|stream| {
-        if let Err(error) = stream.set_nodelay(true) {
-            tracing::debug!(%error, "TCP_NODELAY");
-        }
-    });
-    axum::serve(listener, http::router(service, metrics))
-        .with_graceful_shutdown(closing.cancelled_owned())
-        .await
-        .context("the listener failed")
+async fn serve_http<L>(listener: L, router: axum::Router, closing: CancellationToken) -> anyhow::Result<()>
+where
+    L: axum::serve::Listener,
+    L::Addr: std::fmt::Debug,
+{
+    axum::serve(listener, router).with_graceful_shutdown(closing.cancelled_owned()).await.context("the listener failed")
 }

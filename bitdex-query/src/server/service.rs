@@ -12,22 +12,25 @@ use std::{
 
 use bitdex_proto::{
     Error, Result,
-    query::{Consistency, CountRequest, Fields, GetRequest, SearchRequest},
+    query::{Consistency, CountRequest, FacetRequest, Fields, FilterForm, GetRequest, SearchRequest, SortForm},
     schema::{Origin, Schema},
     token::Token,
     wire,
 };
 use bytes::Bytes;
-use tokio::time::Instant;
+use metrics::counter;
+use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    engine::{self, Documents, Page},
+    engine::{self, Counted, Documents, Facets, Page, Watch, watched},
     node::{Health, Node},
     state::State,
 };
 
 /// The longest that a call waits for a version that it demands, whatever its own deadline.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(10);
+/// A query that takes longer is begun anew where it holds up no other call, and where it ends with its call.
+const AT_ONCE: Duration = Duration::from_millis(5);
 /// From here on a query may take long enough that its thread's other tasks must not wait for it.
 const LARGE_INDEX: u64 = 100_000;
 /// The session source whose cursor tokens carry.
@@ -37,6 +40,10 @@ pub(super) const POSTGRES: &str = "postgres";
 #[derive(Debug)]
 pub(super) struct Service {
     schema: Arc<Schema>,
+    /// Blocks that a query may look at.
+    max_blocks: Option<u64>,
+    /// Of the queries that take longer, so many run at a time.
+    long: Arc<Semaphore>,
     /// Empty while the store is being opened.
     node: OnceLock<Arc<Node>>,
     draining: AtomicBool,
@@ -62,8 +69,10 @@ impl<T> Answer<T> {
 }
 
 impl Service {
-    pub(super) fn new(schema: Arc<Schema>) -> Self {
-        Self { schema, node: OnceLock::new(), draining: AtomicBool::new(false) }
+    pub(super) fn new(schema: Arc<Schema>, max_blocks: Option<u64>) -> Self {
+        let cores = std::thread::available_parallelism().map_or(1, usize::from);
+        let long = Arc::new(Semaphore::new(cores));
+        Self { schema, max_blocks, long, node: OnceLock::new(), draining: AtomicBool::new(false) }
     }
 
     pub(super) fn schema(&self) -> &Schema {
@@ -120,15 +129,20 @@ impl Service {
         Err(Error::NotFound(format!("index {index:?} is not here: this process serves {:?}", self.schema.index)))
     }
 
-    pub(super) async fn search(&self, request: SearchRequest, deadline: Instant) -> Result<Answer<Page>> {
+    pub(super) async fn search(
+        &self,
+        request: SearchRequest<FilterForm, SortForm>,
+        deadline: Instant,
+    ) -> Result<Answer<Page>> {
         self.check_index(&request.index)?;
-        request.validate()?;
+        let request = request.resolve(&self.schema)?;
         let node = self.node()?;
         let demanded =
             if request.cursor.is_some() { engine::cursor_sequence(&node.serving(), &request)? } else { None };
         let state = node.wait_for(request.consistency.as_ref(), demanded.unwrap_or_default(), deadline).await?;
         let now_us = clock(request.now_us, request.consistency.as_ref())?;
-        let page = compute(&state, || engine::search(&state, &request, now_us))?;
+        let query = move |state: &State| engine::search(state, &request, now_us);
+        let page = self.compute(&state, deadline, query).await?;
         Ok(Answer { now_us: page.now_us, value: page, state })
     }
 
@@ -145,13 +159,55 @@ impl Service {
         Ok(Answer { state, now_us, value })
     }
 
-    pub(super) async fn count(&self, request: CountRequest, deadline: Instant) -> Result<Answer<u64>> {
+    pub(super) async fn count(&self, request: CountRequest<FilterForm>, deadline: Instant) -> Result<Answer<Counted>> {
         self.check_index(&request.index)?;
-        request.validate()?;
+        let request = request.resolve(&self.schema)?;
         let state = self.node()?.wait_for(request.consistency.as_ref(), 0, deadline).await?;
         let now_us = clock(request.now_us, request.consistency.as_ref())?;
-        let value = compute(&state, || engine::count(&state, &request, now_us))?;
+        let query = move |state: &State| engine::count(state, &request, now_us);
+        let value = self.compute(&state, deadline, query).await?;
         Ok(Answer { state, now_us, value })
+    }
+
+    pub(super) async fn facet(&self, request: FacetRequest<FilterForm>, deadline: Instant) -> Result<Answer<Facets>> {
+        self.check_index(&request.index)?;
+        let request = request.resolve(&self.schema)?;
+        let state = self.node()?.wait_for(request.consistency.as_ref(), 0, deadline).await?;
+        let now_us = clock(request.now_us, request.consistency.as_ref())?;
+        let query = move |state: &State| engine::facet(state, &request, now_us);
+        let value = self.compute(&state, deadline, query).await?;
+        Ok(Answer { state, now_us, value })
+    }
+
+    /// Runs a query, at most until the deadline, and no longer than its caller waits for it.
+    async fn compute<T: Send + 'static>(
+        &self,
+        state: &Arc<State>,
+        deadline: Instant,
+        query: impl Fn(&State) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let max_blocks = self.max_blocks;
+        let until = Some(deadline.min(Instant::now() + AT_ONCE).into_std());
+        let at_once = || watched(Watch { until, cancelled: None, max_blocks }, || query(state));
+        let answer = if state.documents() >= LARGE_INDEX { tokio::task::block_in_place(at_once) } else { at_once() };
+        if !matches!(answer, Err(Error::Deadline(_))) || Instant::now() >= deadline {
+            return stopped(answer);
+        }
+
+        let permit = tokio::time::timeout_at(deadline, Arc::clone(&self.long).acquire_owned()).await;
+        let Ok(Ok(permit)) = permit else {
+            let message = "the query's time was over before its turn came: too many long queries are running";
+            return stopped(Err(Error::Deadline(message.into())));
+        };
+        let end = EndWithCall(Arc::default());
+        let watch = Watch { until: Some(deadline.into_std()), cancelled: Some(Arc::clone(&end.0)), max_blocks };
+        let state = Arc::clone(state);
+        let long = tokio::task::spawn_blocking(move || {
+            let answer = stopped(watched(watch, || query(&state)));
+            drop(permit);
+            answer
+        });
+        long.await.unwrap_or_else(|error| Err(Error::Internal(format!("a query ended without an answer: {error}"))))
     }
 
     /// What the index holds, also while it is not ready.
@@ -178,13 +234,33 @@ impl Service {
             cursors,
             state_hash: format!("{:032x}", answer.state.hash()),
             info: Some(answer.info()),
+            filters: self
+                .schema
+                .filters
+                .iter()
+                .map(|filter| wire::NamedFilter { name: filter.name.clone(), text: filter.text.clone() })
+                .collect(),
         })
     }
 }
 
-/// Runs a query where it does not hold up other calls.
-fn compute<T>(state: &State, query: impl FnOnce() -> T) -> T {
-    if state.documents() >= LARGE_INDEX { tokio::task::block_in_place(query) } else { query() }
+/// Tells a query that its call has ended: the call's future holds it.
+struct EndWithCall(Arc<AtomicBool>);
+
+impl Drop for EndWithCall {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Counts a query that ended before its answer.
+fn stopped<T>(answer: Result<T>) -> Result<T> {
+    match &answer {
+        Err(Error::Deadline(_)) => counter!("bitdex_queries_stopped_total", "reason" => "time").increment(1),
+        Err(Error::Exhausted(_)) => counter!("bitdex_queries_stopped_total", "reason" => "blocks").increment(1),
+        _ => {}
+    }
+    answer
 }
 
 /// The clock of an answer: the request's own, else this machine's, never behind that of a token that it demands.
@@ -236,4 +312,68 @@ fn describe_fields(schema: &Schema) -> Vec<wire::FieldDescription> {
             origin: origin(&field.origin),
         })
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::AtomicUsize;
+
+    use bitdex_proto::ops::Op;
+
+    use super::*;
+    use crate::state::tests::{batch, genesis, model, record};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_long_query_ends_with_its_time_and_with_its_call() {
+        let schema = Arc::new(model::schema());
+        let mut state = State::new(schema.clone());
+        state.apply(1, &genesis(&schema)).unwrap();
+        let op = Op::Upsert { source: 0, key: 1, row: Some(model::row(vec![None; 7])) };
+        state.apply(2, &record(batch(&schema, POSTGRES, "", "a", &[op]))).unwrap();
+        let (service, state) = (Arc::new(Service::new(schema, None)), Arc::new(state));
+
+        // Ends only where it is ended.
+        let ended = Arc::new(AtomicUsize::new(0));
+        let query = {
+            let ended = Arc::clone(&ended);
+            move |state: &State| -> Result<()> {
+                loop {
+                    if let Err(error) = engine::count(state, &CountRequest::new("things"), 0) {
+                        ended.fetch_add(1, Ordering::Relaxed);
+                        return Err(error);
+                    }
+                }
+            }
+        };
+        let start = Instant::now();
+        let error = service.compute(&state, start + Duration::from_millis(50), query.clone()).await.unwrap_err();
+        assert!(matches!(&error, Error::Deadline(message) if message.contains("longer than its deadline")), "{error}");
+        assert!(start.elapsed() >= Duration::from_millis(50));
+        assert_eq!(ended.load(Ordering::Relaxed), 2, "at once, and again as a long one");
+
+        let eventually = async |what: &str, reached: &dyn Fn() -> bool| {
+            let start = Instant::now();
+            while !reached() {
+                assert!(start.elapsed() < Duration::from_secs(30), "waited in vain for: {what}");
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+        };
+        let all = service.long.available_permits();
+        let call = tokio::spawn({
+            let (service, state) = (Arc::clone(&service), Arc::clone(&state));
+            async move { service.compute(&state, Instant::now() + Duration::from_secs(3600), query).await }
+        });
+        eventually("the long query", &|| service.long.available_permits() < all).await;
+        assert_eq!(ended.load(Ordering::Relaxed), 3);
+        call.abort();
+        eventually("its end", &|| ended.load(Ordering::Relaxed) == 4).await;
+        eventually("its place", &|| service.long.available_permits() == all).await;
+
+        let cheap = |state: &State| engine::count(state, &CountRequest::new("things"), 0);
+        let limited = Service::new(Arc::new(model::schema()), Some(1));
+        assert_eq!(limited.compute(&state, Instant::now() + MAX_WAIT, cheap).await.unwrap().count, 1);
+        let costly = move |state: &State| (0..1_000).try_for_each(|_| cheap(state).map(|_| ()));
+        let error = limited.compute(&state, Instant::now() + MAX_WAIT, costly).await.unwrap_err();
+        assert!(matches!(&error, Error::Exhausted(message) if message.contains("--max-query-blocks")), "{error}");
+    }
 }

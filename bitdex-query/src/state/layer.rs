@@ -207,6 +207,11 @@ impl LayerSets {
         self.0.is_empty()
     }
 
+    /// Number of blocks of sets that are changed.
+    pub(crate) fn len(&self) -> usize {
+        self.0.len()
+    }
+
     /// In the order of their keys.
     pub(crate) fn range<'s>(
         &'s self,

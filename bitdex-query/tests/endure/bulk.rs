@@ -101,13 +101,7 @@ impl Bulk {
     /// Counts of a process, each with what it has to be.
     async fn assert_served(self, client: &Client, schema: &Schema) {
         let count = |filter| async move {
-            let request = CountRequest {
-                index: schema.index.clone(),
-                filter,
-                include_pending: true,
-                now_us: None,
-                consistency: None,
-            };
+            let request = CountRequest { filter, include_pending: true, ..CountRequest::new(schema.index.clone()) };
             client.count(request).await.unwrap().count
         };
         let matching = |test: fn(u64) -> bool| (0..self.documents).filter(|n| test(*n)).count() as u64;

@@ -51,6 +51,7 @@ async fn a_wide_change_is_small_and_shows_soon() {
             include_pending: false,
             now_us: None,
             consistency: Some(Consistency::Token(OpaqueBytes(ack.token))),
+            up_to: None,
         };
         let count = reader.client().count(request).await.unwrap().count;
         slowest = slowest.max(start.elapsed());

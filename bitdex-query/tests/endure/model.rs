@@ -165,6 +165,7 @@ impl Model {
             Filter::And(filters) => filters.iter().all(|filter| self.matches(id, filter)),
             Filter::Or(filters) => filters.iter().any(|filter| self.matches(id, filter)),
             Filter::Not(filter) => !self.matches(id, filter),
+            Filter::Named { name } => self.matches(id, &self.schema.named_filter(name).unwrap().filter),
             Filter::IsNull { field: name } => self.value(id, field(name).0).is_null(),
             Filter::Compare { field: name, comparator, value } => {
                 let (field, spec) = field(name);

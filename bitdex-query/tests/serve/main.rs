@@ -5,6 +5,7 @@
 
 mod bad_input;
 mod failover;
+mod features;
 mod feed;
 mod process;
 mod queries;

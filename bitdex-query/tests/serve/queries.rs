@@ -101,6 +101,7 @@ async fn answers_are_equal_everywhere() {
             include_pending: false,
             now_us: clock,
             consistency: None,
+            up_to: None,
         };
         assert_eq!(reader.client().count(count.clone()).await.unwrap().count, pages[0].len() as u64);
         let (_, counted) = writer.post("/v1/count", serde_json::to_string(&count).unwrap()).await;
@@ -225,6 +226,7 @@ async fn a_reader_answers_what_its_token_demands() {
         include_pending: true,
         now_us: None,
         consistency: Some(Consistency::PostgresXid(xid)),
+        up_to: None,
     };
     assert_eq!(reader.client().count(count(139)).await.unwrap().count, u64::from(LOADED) + 39);
     let impatient = reader.client().with_deadline(std::time::Duration::from_millis(150));

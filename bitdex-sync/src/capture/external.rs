@@ -139,6 +139,7 @@ mod tests {
                 field("price", FieldType::Decimal(2), false, Origin::External),
             ],
             visible_at: None,
+            filters: Vec::new(),
         }
     }
 

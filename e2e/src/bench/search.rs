@@ -120,6 +120,7 @@ fn count_of(request: &SearchRequest) -> CountRequest {
         include_pending: request.include_pending,
         now_us: request.now_us,
         consistency: None,
+        up_to: None,
     }
 }
 
@@ -195,7 +196,7 @@ async fn beside_postgres(stage: &Stage, state: &State, pages: &[SearchRequest], 
                     bail!("Postgres gives {} ids, the index {}: {search}", wanted.len(), found.len());
                 }
                 let (wanted, found) =
-                    (row.try_get::<i64, _>(0)? as u64, engine::count(state, &count_of(request), now_us)?);
+                    (row.try_get::<i64, _>(0)? as u64, engine::count(state, &count_of(request), now_us)?.count);
                 if found != wanted {
                     bail!("Postgres counts {wanted}, the index {found}: {counting}");
                 }

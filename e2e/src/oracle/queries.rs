@@ -210,6 +210,7 @@ pub async fn compare(
         include_pending: request.include_pending,
         now_us: request.now_us,
         consistency: None,
+        up_to: None,
     };
     let count = client.count(count).await.with_context(about)?.count;
     if count != wanted.len() as u64 {

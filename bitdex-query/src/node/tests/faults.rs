@@ -11,11 +11,8 @@ use crate::{
     inspect::check::check,
     state::tests::model::{self, copy_row, random_filter, random_op},
     store::Folder,
+    testing::long,
 };
-
-fn long() -> bool {
-    std::env::var_os("BITDEX_TEST_LONG").is_some()
-}
 
 fn rich() -> Arc<Schema> {
     Arc::new(model::schema())

@@ -105,7 +105,8 @@ pub(crate) fn schema() -> Schema {
         sort: flags.contains("sort"),
         origin,
     });
-    Schema { index: "things".into(), hash: "hash".into(), sources, fields: fields.collect(), visible_at: Some(7) }
+    let (index, hash) = ("things".into(), "hash".into());
+    Schema { index, hash, sources, fields: fields.collect(), visible_at: Some(7), filters: Vec::new() }
 }
 
 /// As [`schema`], but the way from posts back to documents leads through a column.
@@ -275,6 +276,7 @@ pub(crate) fn matches(filter: &Filter, document: &[FieldValue], schema: &Schema,
         Filter::Or(filters) => filters.iter().any(|filter| matches(filter, document, schema, now_us)),
         Filter::Not(filter) => !matches(filter, document, schema, now_us),
         Filter::IsNull { field } => values(field).is_empty(),
+        Filter::Named { name } => matches(&schema.named_filter(name).unwrap().filter, document, schema, now_us),
         Filter::Compare { field, comparator, value: literal } => {
             let other = value(field, literal);
             let any = |test: fn(&Value, &Value) -> bool| values(field).iter().any(|value| test(value, &other));

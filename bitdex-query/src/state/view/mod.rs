@@ -5,6 +5,7 @@ mod column;
 pub(crate) mod combine;
 mod document;
 mod operand;
+mod terms;
 mod walk;
 
 pub(crate) use column::ColumnView;

@@ -78,6 +78,7 @@ pub(super) async fn measure(binaries: &Binaries, logs: &Path, results: &mut Resu
             include_pending: false,
             now_us: None,
             consistency: Some(Consistency::Token(OpaqueBytes(ack.token))),
+            up_to: None,
         };
         let found = asked.count(request).await?.count;
         visible.add(start.elapsed());
