@@ -161,8 +161,8 @@ pub struct Serve {
           value_parser = clap::value_parser!(u32).range(i64::from(format::OLDEST)..=i64::from(format::NEWEST)))]
     pub newest_format: u32,
 
-    /// Blocks of 65 536 documents that one query may look at, over all its operands' evaluations; a query that needs more
-    /// is refused. Default: any number.
+    /// Blocks of 65 536 documents in which one query may evaluate its filter; as many entries of an index that it passes
+    /// count as one more. A query that needs more is refused. Default: any number.
     #[arg(long, env = "BITDEX_MAX_QUERY_BLOCKS", value_name = "BLOCKS", value_parser = clap::value_parser!(u64).range(1..))]
     pub max_query_blocks: Option<u64>,
 

@@ -200,6 +200,7 @@ impl<'s> Matches<'s> {
         let mut candidates: Vec<(u64, ValueRef<'_>)> = Vec::new();
         let mut more = true;
         while more {
+            watch::step()?;
             match terms.next()? {
                 Some((value, bound)) => {
                     let bound = bound.min(self.count);

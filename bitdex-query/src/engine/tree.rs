@@ -11,6 +11,7 @@ use bitdex_proto::{
 use super::{
     filter::{self, Test},
     set::Set,
+    watch,
 };
 use crate::{
     log::Result,
@@ -349,6 +350,7 @@ impl<'s> Resolver<'s> {
         let mut operands = Vec::with_capacity(values.len());
         let mut sum = 0_u64;
         for value in values {
+            watch::step()?;
             let operand = self.state.operand(field, Term::Value(ValueRef::of(value)))?;
             let estimate = operand.estimate();
             if estimate > 0 {

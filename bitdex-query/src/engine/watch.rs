@@ -14,8 +14,10 @@ use crate::log::{Error, Result};
 
 /// Steps between two looks at the clock.
 const STEPS: u32 = 1024;
-/// Steps that a block counts as.
+/// Steps between two looks at the clock that a block counts as.
 const BLOCK: u32 = 32;
+/// Steps that count as a block against the limit of blocks.
+const STEPS_OF_BLOCK: u32 = 1 << 16;
 
 /// The limits of one query.
 #[derive(Debug, Clone, Default)]
@@ -24,7 +26,7 @@ pub struct Watch {
     pub until: Option<Instant>,
     /// Set when nobody waits for the answer.
     pub cancelled: Option<Arc<AtomicBool>>,
-    /// Blocks of 65 536 ids that may be evaluated; `None`: any number.
+    /// Blocks of 65 536 ids that may be evaluated; as many steps count as a block. `None`: any number.
     pub max_blocks: Option<u64>,
 }
 
@@ -46,20 +48,25 @@ thread_local! {
     /// Of the query that runs on this thread.
     static CURRENT: RefCell<Option<Watch>> = const { RefCell::new(None) };
     static STEPS_LEFT: Cell<u32> = const { Cell::new(u32::MAX) };
-    static BLOCKS: Cell<u64> = const { Cell::new(0) };
+    /// Steps since the last that counted as a block.
+    static STEPPED: Cell<u32> = const { Cell::new(0) };
+    static BLOCKS_LEFT: Cell<u64> = const { Cell::new(u64::MAX) };
 }
 
 /// Runs a query under a watch.
 pub fn watched<T>(watch: Watch, query: impl FnOnce() -> T) -> T {
-    struct Restore(Option<Watch>, u32, u64);
+    struct Restore(Option<Watch>, u32, u32, u64);
     impl Drop for Restore {
         fn drop(&mut self) {
             CURRENT.set(self.0.take());
             STEPS_LEFT.set(self.1);
-            BLOCKS.set(self.2);
+            STEPPED.set(self.2);
+            BLOCKS_LEFT.set(self.3);
         }
     }
-    let _restore = Restore(CURRENT.replace(Some(watch)), STEPS_LEFT.replace(0), BLOCKS.replace(0));
+    let blocks = watch.max_blocks.unwrap_or(u64::MAX);
+    let _restore =
+        Restore(CURRENT.replace(Some(watch)), STEPS_LEFT.replace(0), STEPPED.replace(0), BLOCKS_LEFT.replace(blocks));
     query()
 }
 
@@ -72,8 +79,22 @@ pub(super) fn step() -> Result<()> {
 /// A query says that it goes on to another block.
 #[inline]
 pub(super) fn block() -> Result<()> {
-    BLOCKS.set(BLOCKS.get() + 1);
+    take_block()?;
     steps(BLOCK)
+}
+
+#[inline]
+fn take_block() -> Result<()> {
+    match BLOCKS_LEFT.get().checked_sub(1) {
+        Some(left) => {
+            BLOCKS_LEFT.set(left);
+            Ok(())
+        }
+        None => CURRENT.with_borrow(|watch| match watch.as_ref().and_then(|watch| watch.max_blocks) {
+            Some(most) => Err(Error::Stopped(Stopped::Blocks(most))),
+            None => Ok(()),
+        }),
+    }
 }
 
 #[inline]
@@ -90,6 +111,11 @@ fn steps(steps: u32) -> Result<()> {
 #[cold]
 fn look() -> Result<()> {
     STEPS_LEFT.set(STEPS);
+    STEPPED.set(STEPPED.get() + STEPS);
+    if STEPPED.get() >= STEPS_OF_BLOCK {
+        STEPPED.set(0);
+        take_block()?;
+    }
     CURRENT.with_borrow(|watch| {
         let Some(watch) = watch else { return Ok(()) };
         if watch.cancelled.as_ref().is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)) {
@@ -98,9 +124,6 @@ fn look() -> Result<()> {
         if watch.until.is_some_and(|until| Instant::now() >= until) {
             return Err(Error::Stopped(Stopped::Deadline));
         }
-        match watch.max_blocks {
-            Some(most) if BLOCKS.get() > most => Err(Error::Stopped(Stopped::Blocks(most))),
-            _ => Ok(()),
-        }
+        Ok(())
     })
 }

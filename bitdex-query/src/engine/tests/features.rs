@@ -221,6 +221,10 @@ fn a_watch_ends_a_query() {
     let later = Instant::now() + Duration::from_secs(3600);
     assert_eq!(run(Watch { until: Some(later), max_blocks: Some(100), ..Watch::default() }).unwrap(), all);
     assert!(matches!(run(Watch { until: Some(Instant::now()), ..Watch::default() }), Err(Error::Deadline(_))));
+    let blocks = |most| run(Watch { max_blocks: Some(most), ..Watch::default() });
+    assert_eq!(blocks(3).unwrap(), all);
+    let error = blocks(2).unwrap_err();
+    assert!(matches!(&error, Error::Exhausted(message) if message.contains("more than the 2 blocks")), "{error}");
     let cancelled = Arc::new(AtomicBool::new(true));
     assert!(matches!(run(Watch { cancelled: Some(cancelled), ..Watch::default() }), Err(Error::Deadline(_))));
     assert_eq!(search(&state, &request, NOW).unwrap(), all, "a watch ends with its query");
