@@ -18,6 +18,9 @@ use clap::Parser as _;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// `EX_USAGE`: trying again with the same configuration cannot succeed.
 const BAD_CONFIGURATION: u8 = 64;
 /// How often a check tells how far it is.
