@@ -22,7 +22,9 @@ fn digest(workload: Workload) -> String {
         hasher.update(format!("{change:?}").as_bytes());
     }
     for query in Queries::new(workload, "images").take(2_000) {
-        hasher.update(format!("{query:?}").as_bytes());
+        // As JSON, which says what is asked for and nothing else.
+        hasher.update(&query.pages.to_be_bytes());
+        hasher.update(&serde_json::to_vec(&query.request).unwrap());
     }
     hasher.finalize().to_hex().to_string()
 }
@@ -33,7 +35,7 @@ fn a_seed_gives_the_same_bytes() {
     assert_eq!(first, digest(SMALL));
     assert_ne!(first, digest(Workload { seed: 8, ..SMALL }));
     // Changing the generator changes what older measurements were made on: do it knowingly.
-    assert_eq!(first, "cf4c356b0e08fd08b805019bf1c0dcfa5f493ac1f5c8db320f18be5af239cf3b");
+    assert_eq!(first, "4216432eb00c9b84daf47ffe0b9d0d5b8fc115251daf95c163ddd84dcfff26af");
 }
 
 /// The values of a column of COPY's text, with how often each occurs.
