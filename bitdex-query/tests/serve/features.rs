@@ -1,8 +1,9 @@
 //! Filters as text, named filters, facets, distinct rows and bounded counts, over gRPC, HTTP and Unix sockets.
 
 use bitdex_proto::{
+    Error,
     client::Client,
-    query::{Facet, FacetRequest, Filter, OpaqueBytes, SearchRequest, Sort},
+    query::{Consistency, CountRequest, Facet, FacetRequest, Filter, OpaqueBytes, SearchRequest, Sort},
     wire,
 };
 use serde_json::{Value as Json, json};
@@ -12,7 +13,7 @@ use tokio::{
 };
 
 use crate::{
-    feed::{NEW_YEAR_US, load},
+    feed::{NEW_YEAR_US, batch, ingest, load, open, upsert},
     process::Folder,
     queries::ready,
 };
@@ -153,4 +154,29 @@ async fn facets_distinct_rows_and_bounded_counts() {
     next["distinct"] = json!("used");
     let (status, refused) = process.post("/v1/search", next.to_string()).await;
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("invalid_argument")), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_that_needs_too_many_blocks_is_refused() {
+    let folder = Folder::new();
+    let process = folder.start_with(&["--drain-seconds=0", "--max-query-blocks=2"]);
+    load(&folder, &[&process]).await;
+    ready(&process).await;
+    let (client, schema) = (process.client(), folder.schema());
+    let mut session = open(&ingest(&[&process]), &schema, "postgres").await;
+    let more = vec![upsert(&schema, 70_000, "second"), upsert(&schema, 140_000, "third")];
+    let token = OpaqueBytes(batch(&mut session, 1, more).await.token);
+    // Of three blocks.
+    let consistency = Some(Consistency::Token(token));
+    let all = CountRequest { include_pending: true, consistency, ..CountRequest::new("items") };
+    let error = client.count(all.clone()).await.unwrap_err();
+    assert!(matches!(&error, Error::Exhausted(message) if message.contains("more than the 2 blocks")), "{error:?}");
+    let (status, answer) = process.post("/v1/search", r#"{"index": "items", "count": true}"#).await;
+    assert_eq!((status, &answer["error"]["code"]), (429, &json!("resource_exhausted")), "{answer}");
+    assert!(answer["error"]["message"].as_str().unwrap().contains("--max-query-blocks"), "{answer}");
+    let narrow = CountRequest { filter: Some(Filter::parse("id < 131072", &schema).unwrap()), ..all };
+    assert_eq!(client.count(narrow).await.unwrap().count, 301);
+    let url = format!("http://{}/metrics", process.http);
+    let metrics = crate::process::http().get(url).send().await.unwrap().text().await.unwrap();
+    assert!(metrics.contains("bitdex_queries_stopped_total{reason=\"blocks\"} 2"), "{metrics}");
 }
