@@ -125,7 +125,7 @@ fn facets_and_distinct_pages_equal_the_naive_model() {
 #[test]
 fn facets_of_whole_blocks() {
     // As many as are decoded at once, over two blocks, some without a value.
-    let rows: Vec<_> = (0..12_000).map(|n| (n + 60_000, (n % 7 > 0).then_some(n % 5 + n % 3))).collect();
+    let rows: Vec<_> = (0..24_000).map(|n| (n + 56_000, (n % 7 > 0).then_some(n % 5 + n % 3))).collect();
     let state = state_of(&rows);
     let mut counts: BTreeMap<i64, u64> = BTreeMap::new();
     rows.iter().filter_map(|(_, level)| *level).for_each(|level| *counts.entry(level).or_default() += 1);
@@ -133,7 +133,7 @@ fn facets_of_whole_blocks() {
     expected.sort_by(|a, b| b.1.cmp(&a.1).then(a.0.cmp(&b.0)));
     for way in [Way::Codes, Way::Walk] {
         let found = facet_by(&state, &FacetRequest::new("things", "level"), NOW, Some(way)).unwrap();
-        assert_eq!((found.count, found.facets[0].nulls), (12_000, 12_000_u64.div_ceil(7)), "{way:?}");
+        assert_eq!((found.count, found.facets[0].nulls), (24_000, 24_000_u64.div_ceil(7)), "{way:?}");
         assert_eq!(found.facets[0].values, expected, "{way:?}");
     }
 }
@@ -244,4 +244,9 @@ fn a_watch_ends_a_query() {
     });
     assert!(matches!(stopped, crate::log::Error::Stopped(Stopped::Cancelled)), "{stopped}");
     assert!((10_000..12_000).contains(&steps), "{steps}");
+
+    let passed = watched(Watch { max_blocks: Some(2), ..Watch::default() }, || {
+        (0..1_000_000).position(|_| matches!(step(), Err(crate::log::Error::Stopped(Stopped::Blocks(2)))))
+    });
+    assert!(passed.is_some_and(|steps| steps.abs_diff(3 << 16) < 2048), "{passed:?}");
 }
