@@ -3,7 +3,8 @@
 //! The matches are evaluated once, for all facets. Then, of a field with sets, each value's set is counted against them,
 //! but only where it is large enough to come among the first; or, where matches are few, their values are read from
 //! their documents. Of a field with a column, the codes of the matches are gathered and sorted; where there are many, the
-//! column is walked, in which equal codes lie side by side.
+//! column is walked, in which equal codes lie side by side. Codes of texts tell only how they begin: documents are read
+//! of those that are frequent enough to come among the first.
 
 use std::{
     cmp::Reverse,
@@ -151,22 +152,21 @@ impl<'s> Matches<'s> {
         }
         let nulls = self.count - self.common(field, Term::Exists)?;
         let column = self.state.column(field);
-        let exact = column.filter(ColumnView::is_exact);
-        let way = match (exact, way) {
+        let way = match (column, way) {
+            (_, Some(Way::Documents)) => Way::Documents,
             (Some(_), Some(way @ (Way::Codes | Way::Walk))) => way,
             (Some(_), _) if self.count <= GATHERED_MOST => Way::Codes,
             (Some(_), _) => Way::Walk,
-            (None, Some(Way::Documents)) => Way::Documents,
-            (None, Some(Way::Sets)) if column.is_none() => Way::Sets,
-            (None, _) if column.is_some() => Way::Documents,
+            (None, Some(Way::Sets)) => Way::Sets,
             (None, _) => {
                 let sets = (self.state.terms_len(field) as u64).saturating_mul(cost::TERM);
                 if self.count.saturating_mul(cost::DOCUMENT) < sets { Way::Documents } else { Way::Sets }
             }
         };
-        match (way, exact) {
+        match (way, column) {
             (Way::Sets, _) => self.by_sets(field, &mut top)?,
-            (Way::Codes, Some(column)) => self.by_codes(field, column, &mut top)?,
+            (Way::Codes, Some(column)) if column.is_exact() => self.by_codes(field, column, &mut top)?,
+            (Way::Codes, Some(column)) => self.by_beginnings(field, column, &mut top)?,
             (Way::Walk, Some(column)) => self.by_walk(field, column, &mut top)?,
             _ => self.by_documents(field, &mut top)?,
         }
@@ -227,32 +227,64 @@ impl<'s> Matches<'s> {
     }
 
     fn by_documents(&self, field: FieldId, top: &mut Top) -> log::Result<()> {
-        let mut counts: HashMap<Value, u64> = HashMap::new();
+        let mut counts = HashMap::new();
         for (number, set) in &self.blocks {
             each_id(set.as_block(), false, |within| {
-                watch::step()?;
-                if let Some(document) = self.state.document(id_of(*number, within))? {
-                    for value in document.value(field)?.values() {
-                        match counts.get_mut(value) {
-                            Some(count) => *count += 1,
-                            None => drop(counts.insert(value.clone(), 1)),
-                        }
-                    }
-                }
+                self.count_document(field, id_of(*number, within), &mut counts)?;
                 Ok::<_, log::Error>(true)
             })?;
         }
-        for (value, count) in counts {
-            if top.may_enter(count, ValueRef::of(&value)) {
-                top.push(value, count);
+        top.push_all(counts);
+        Ok(())
+    }
+
+    /// Adds the values of a document to the counts.
+    fn count_document(&self, field: FieldId, id: u32, counts: &mut HashMap<Value, u64>) -> log::Result<()> {
+        watch::step()?;
+        if let Some(document) = self.state.document(id)? {
+            for value in document.value(field)?.values() {
+                match counts.get_mut(value) {
+                    Some(count) => *count += 1,
+                    None => drop(counts.insert(value.clone(), 1)),
+                }
             }
         }
         Ok(())
     }
 
     fn by_codes(&self, field: FieldId, column: ColumnView<'_>, top: &mut Top) -> log::Result<()> {
+        let gathered = self.gather(field, column, |code, _| code)?;
+        for equal in gathered.chunk_by(|a, b| a == b) {
+            if let Some(code) = equal.first() {
+                self.push_code(field, *code, equal.len() as u64, top);
+            }
+        }
+        Ok(())
+    }
+
+    /// As [`Matches::by_codes`] where a code tells only how a value begins.
+    fn by_beginnings(&self, field: FieldId, column: ColumnView<'_>, top: &mut Top) -> log::Result<()> {
+        let gathered = self.gather(field, column, |code, id| (code, id))?;
+        let mut runs: Vec<&[(u64, u32)]> = gathered.chunk_by(|a, b| a.0 == b.0).collect();
+        // The more frequent ones leave less room for those that follow.
+        runs.sort_by_key(|run| Reverse(run.len()));
+        for run in runs {
+            if let Some((code, _)) = run.first() {
+                self.push_run(field, *code, run.iter().map(|(_, id)| *id), top)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Something of the code and the id of each match that has a value, sorted.
+    fn gather<T: Ord>(
+        &self,
+        field: FieldId,
+        column: ColumnView<'_>,
+        of: impl Fn(u64, u32) -> T,
+    ) -> log::Result<Vec<T>> {
         let exists = self.state.operand(field, Term::Exists)?;
-        let mut gathered: Vec<u64> = Vec::new();
+        let mut gathered = Vec::new();
         let (mut buffer, mut codes) = (Default::default(), Vec::new());
         for (number, set) in &self.blocks {
             watch::block()?;
@@ -261,23 +293,19 @@ impl<'s> Matches<'s> {
                 valued.and(exists.block(*number, &mut buffer)?);
                 column.block(*number, &mut codes)?;
                 each_id(valued.as_block(), false, |within| {
-                    gathered.extend(codes.get(usize::from(within)));
+                    gathered.extend(codes.get(usize::from(within)).map(|code| of(*code, id_of(*number, within))));
                     Ok::<_, log::Error>(true)
                 })?;
             } else {
                 each_id(set.as_block(), false, |within| {
-                    gathered.extend(column.get(id_of(*number, within))?);
+                    let id = id_of(*number, within);
+                    gathered.extend(column.get(id)?.map(|code| of(code, id)));
                     Ok::<_, log::Error>(true)
                 })?;
             }
         }
         gathered.sort_unstable();
-        for equal in gathered.chunk_by(|a, b| a == b) {
-            if let Some(code) = equal.first() {
-                self.push_code(field, *code, equal.len() as u64, top);
-            }
-        }
-        Ok(())
+        Ok(gathered)
     }
 
     fn by_walk(&self, field: FieldId, column: ColumnView<'_>, top: &mut Top) -> log::Result<()> {
@@ -288,8 +316,16 @@ impl<'s> Matches<'s> {
                 *place = at as u32 + 1;
             }
         }
+        let exact = column.is_exact();
+        let mut end_run = |code: u64, count: u64, ids: &mut Vec<u32>| {
+            if exact {
+                self.push_code(field, code, count, top);
+                return Ok(());
+            }
+            self.push_run(field, code, ids.drain(..), top)
+        };
         let mut walk = column.walk(false, None)?;
-        let mut run: Option<(u64, u64)> = None;
+        let (mut run, mut ids) = (None, Vec::new());
         while let Some((code, id)) = walk.next()? {
             watch::step()?;
             let place = places.get(usize::from(block_of(id))).and_then(|place| place.checked_sub(1));
@@ -301,14 +337,36 @@ impl<'s> Matches<'s> {
                 Some((of, count)) if *of == code => *count += 1,
                 _ => {
                     if let Some((of, count)) = run.replace((code, 1)) {
-                        self.push_code(field, of, count, top);
+                        end_run(of, count, &mut ids)?;
                     }
                 }
             }
+            if !exact {
+                ids.push(id);
+            }
         }
         if let Some((of, count)) = run {
-            self.push_code(field, of, count, top);
+            end_run(of, count, &mut ids)?;
         }
+        Ok(())
+    }
+
+    /// The values of all matches of one code.
+    fn push_run(
+        &self,
+        field: FieldId,
+        code: u64,
+        ids: impl ExactSizeIterator<Item = u32>,
+        top: &mut Top,
+    ) -> log::Result<()> {
+        if !top.may_enter_by_code(ids.len() as u64, code) {
+            return Ok(());
+        }
+        let mut counts = HashMap::new();
+        for id in ids {
+            self.count_document(field, id, &mut counts)?;
+        }
+        top.push_all(counts);
         Ok(())
     }
 
@@ -342,6 +400,24 @@ impl Top {
                 count > *least || count == *least && value < ValueRef::of(last)
             }
             _ => true,
+        }
+    }
+
+    /// As [`Top::may_enter`], of values of which only a code is known.
+    fn may_enter_by_code(&self, count: u64, code: u64) -> bool {
+        match self.values.peek() {
+            Some(Reverse((least, Reverse(last)))) if self.values.len() >= self.limit => {
+                count > *least || count == *least && code <= ValueRef::of(last).code()
+            }
+            _ => true,
+        }
+    }
+
+    fn push_all(&mut self, counts: HashMap<Value, u64>) {
+        for (value, count) in counts {
+            if self.may_enter(count, ValueRef::of(&value)) {
+                self.push(value, count);
+            }
         }
     }
 
