@@ -90,6 +90,9 @@ fn validate(path: &std::path::Path) -> anyhow::Result<()> {
         let sort = if field.sort { ", sort" } else { "" };
         writeln!(out, "  {}: {}{many}{filter}{sort}", field.name, field.ty)?;
     }
+    for filter in &schema.filters {
+        writeln!(out, "  filter {}: {}", filter.name, filter.text)?;
+    }
     Ok(())
 }
 
