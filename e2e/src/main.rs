@@ -4,15 +4,15 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
-
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 use e2e::{
     bench::{self, Bench},
     demo::{self, Demo},
     oracle,
     terminal::{count, say},
 };
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// Runs BitDex between a real Postgres and a real ClickHouse.
 #[derive(Debug, Parser)]

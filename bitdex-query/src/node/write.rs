@@ -46,6 +46,8 @@ const GROUP_BYTES: usize = 1 << 20;
 const TICK: Duration = Duration::from_millis(20);
 /// A flush that is expected to write no more than this is done at a drain.
 const CHEAP_BYTES: u64 = 8 << 20;
+/// So often in a row compaction gives way to a flush; then the flush waits, unless memory is short.
+const GIVES_WAY: u32 = 3;
 /// After a failure in the background, before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 
@@ -74,6 +76,8 @@ pub(super) struct Writing {
     flushing: Flushing,
     /// The files changed since compaction last found nothing to do.
     compactable: bool,
+    /// How often in a row compaction was broken off.
+    broken_off: u32,
     /// Time of change of the file that readers touch, and when it was looked at.
     wanted: (Option<SystemTime>, Instant),
     lock: LockGuard,
@@ -153,6 +157,7 @@ impl Writing {
                 bytes,
             },
             compactable: true,
+            broken_off: 0,
             wanted: (None, Instant::now()),
             lock,
         })
@@ -223,8 +228,8 @@ impl Writing {
             Command::Compacted(result) => {
                 self.compaction = None;
                 match result {
-                    Ok(more) => self.compactable = more,
-                    Err(Failure::Cancelled) => {}
+                    Ok(more) => (self.compactable, self.broken_off) = (more, 0),
+                    Err(Failure::Cancelled) => self.broken_off += 1,
                     Err(Failure::Again(error)) => {
                         self.compactable = false;
                         metrics::counter!("bitdex_compaction_failures_total").increment(1);
@@ -442,9 +447,7 @@ impl Writing {
         if !due {
             return Ok(());
         }
-        if let Some(compaction) = &self.compaction {
-            compaction.cancel();
-        }
+        self.break_off_compaction(worker);
         if worker.state.frozen().is_none() && Instant::now() >= self.flushing.not_before {
             self.freeze(worker)?;
         }
@@ -495,7 +498,7 @@ impl Writing {
             return Ok(());
         }
         match &self.compaction {
-            Some(compaction) => compaction.cancel(),
+            Some(_) => self.break_off_compaction(worker),
             None => self.flush = Some(Job::flush(&self.keeper, Arc::clone(frozen), worker.began.clone())?),
         }
         Ok(())
@@ -527,6 +530,15 @@ impl Writing {
             }
         }
         Ok(())
+    }
+
+    /// Before a flush. Were it broken off each time, steady flushes would never let it come to an end.
+    fn break_off_compaction(&self, worker: &Worker) {
+        let Some(compaction) = &self.compaction else { return };
+        let pressing = self.ending.is_some() || self.decide(worker, false).ingestion != Ingestion::Free;
+        if pressing || self.broken_off < GIVES_WAY {
+            compaction.cancel();
+        }
     }
 
     /// None while a load is under way: it replaces what would be rewritten.

@@ -421,6 +421,28 @@ async fn what_others_do_to_loaded_rows_while_the_base_is_built_is_kept() {
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_comes_to_an_end_however_often_there_is_something_to_flush() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = Node::open(NodeOptions { compact_fraction: 0.0, flush: often(1), ..options(folder.path()) }).await.unwrap();
+    make_ready(&node.writer().unwrap(), "c").await;
+    let compacted = || {
+        let manifest = Manifest::read(&folder.path().join("MANIFEST")).unwrap().unwrap();
+        manifest.segments.iter().map(|segment| segment.sequence).max()
+    };
+    let mut n = 0;
+    for _ in 0..3 {
+        let before = compacted();
+        // Each is flushed, and the next one waits for nothing.
+        let started = Instant::now();
+        while compacted() == before {
+            node.writer().unwrap().submit(step("a", n)).await.unwrap();
+            n += 1;
+            assert!(started.elapsed() < 60 * SECOND, "nothing was compacted beside {n} batches");
+        }
+    }
+}
+
 /// Ends without rows, in this process or the next, before a flush has taken in that it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_takes_nothing_of_the_one_before_that_it_broke_off() {

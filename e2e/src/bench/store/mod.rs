@@ -22,14 +22,18 @@ use bitdex_proto::{
     schema::Schema,
     wire,
 };
-use bitdex_query::node::{Node, NodeOptions};
+use bitdex_query::{
+    inspect::Report,
+    node::{Node, NodeOptions},
+    store::Folder,
+};
 
 use self::{feed::Feeder, ops::Changes, rows::Rows, watch::Watch};
 use super::{Bench, Latencies, Results, search, size, usage};
 use crate::{
-    folders,
+    folders, http,
     processes::{self, Binaries, Pod},
-    stage::definition_file,
+    stage::{definition_file, sample},
     terminal::{count, rate, say, seconds, step},
     workload::{
         Workload,
@@ -97,6 +101,7 @@ impl Place<'_> {
         writer.process.start()?;
         self.load(&mut writer, &schema, &rows, results).await?;
         let Rows { value_bytes, generator, .. } = rows;
+        self.flushed().await?;
 
         let mut reader = self.pod(1, &["--drain-seconds", "0", "--reader-only"])?;
         reader.process.start()?;
@@ -109,8 +114,10 @@ impl Place<'_> {
         self.files(value_bytes, results)?;
 
         let mut changes = Changes::new(&schema, generator, self.workload.seed, self.workload.now_us)?;
+        let before = Written::by(&writer).await?;
         self.ingestion(&writer, &schema, &mut changes, results).await?;
         self.under_ingestion(&writer, &reader, &schema, &queries, &mut changes, results).await?;
+        Written::by(&writer).await?.tell_since(&before, results);
         reader.process.kill()?;
         writer.process.terminate().await?;
         self.replay(&schema, &mut changes, results).await
@@ -143,6 +150,22 @@ impl Place<'_> {
         let elapsed = clickhouse.batches(feed::metrics(schema, &rows.metrics)?).await?;
         say(format!("{} rows of metrics in {}", count(rows.metrics.len() as u64), seconds(elapsed)));
         writer.process.ready(READY).await
+    }
+
+    /// Waits until all changes are in files: what an opening has to replay besides is measured by itself.
+    async fn flushed(&self) -> Result<()> {
+        let folder = Folder::open(&self.folder.join("data"), false)?;
+        let start = Instant::now();
+        loop {
+            let report = tokio::task::block_in_place(|| Report::read(&folder, None))?;
+            if report.checkpoint == Some(report.frontier) {
+                return Ok(());
+            }
+            if start.elapsed() > READY {
+                bail!("record {} is not in files, checkpoint {:?} is the newest", report.frontier, report.checkpoint);
+            }
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
     }
 
     /// Opens the files in this process, as a reader does.
@@ -344,6 +367,42 @@ impl Place<'_> {
         ));
         results.set("replay_ops_per_s", rate(TAIL as u64, elapsed) as f64);
         Ok(())
+    }
+}
+
+/// Bytes that a writer has written, by its own metrics.
+struct Written {
+    log: f64,
+    checkpoints: f64,
+    compaction: f64,
+}
+
+impl Written {
+    async fn by(pod: &Pod) -> Result<Self> {
+        let http = http::client(Duration::from_secs(10))?;
+        let url = format!("http://{}/metrics", pod.process.http());
+        let text = http.get(&url).send().await?.error_for_status()?.text().await?;
+        // A counter that was never raised is not told.
+        let counter = |name| sample(&text, name).unwrap_or(0) as f64;
+        Ok(Self {
+            log: counter("bitdex_log_bytes_total"),
+            checkpoints: counter("bitdex_checkpoint_bytes_total"),
+            compaction: counter("bitdex_compaction_bytes_total"),
+        })
+    }
+
+    fn tell_since(&self, before: &Self, results: &mut Results) {
+        let (log, checkpoints) = (self.log - before.log, self.checkpoints - before.checkpoints);
+        let compaction = self.compaction - before.compaction;
+        let amplification = (log + checkpoints + compaction) / log.max(1.0);
+        let mb = |bytes: f64| bytes / 1e6;
+        say(format!(
+            "written since: {:.0} MB of log, {:.0} MB of checkpoints, {:.0} MB by compaction: {amplification:.1} times the log",
+            mb(log),
+            mb(checkpoints),
+            mb(compaction)
+        ));
+        results.set("write_amplification", amplification);
     }
 }
 
