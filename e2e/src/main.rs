@@ -44,7 +44,7 @@ struct BenchArguments {
     /// Only these parts.
     #[arg(long, env = "ONLY", value_delimiter = ',')]
     only: Vec<bench::Part>,
-    /// Millions of documents at which the part `store` measures.
+    /// Millions of documents at which the parts `store` and `engine` measure.
     #[arg(long, env = "SIZES", value_delimiter = ',', default_value = "1")]
     sizes: Vec<f64>,
     /// Minutes of paced ingestion in the part `store`.

@@ -36,6 +36,11 @@ impl<'q, 's> Best<'q, 's> {
         Self { sorter, want, descending, after, threshold: None, rows }
     }
 
+    /// Whether there are as many rows as wanted: others have to come before one of these.
+    pub(super) fn is_full(&self) -> bool {
+        self.threshold.is_some()
+    }
+
     /// Whether no row of this code, nor any behind it, is among the first.
     pub(super) fn is_beyond(&self, code: Option<u64>) -> bool {
         let first = Rank::new(code, 0, self.descending).first_of_code();

@@ -2,9 +2,12 @@
 
 use std::cell::Cell;
 
+use smallvec::SmallVec;
+
 use super::{
+    codes::{ColumnTest, Share},
     set::{Set, each_id},
-    tree::{And, Child, ColumnTest, Node, Share},
+    tree::{And, Child, Node, Union},
     watch,
 };
 use crate::{
@@ -16,24 +19,21 @@ use crate::{
     state::Operand,
 };
 
-/// From this many ids on, a block's codes are decoded at once, not looked up one by one.
-pub(super) const DECODE_FROM: u32 = 8192;
-
-/// At most so many hidden documents are listed, rather than sought in each block.
-const LISTED_MOST: u64 = 1 << 17;
-
 /// Room that is used again from block to block.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
     buffers: Vec<BlockBuffer>,
     sets: Vec<Set>,
-    codes: Vec<Vec<u64>>,
+    pairs: Vec<(u64, u32)>,
 }
 
 thread_local! {
     /// What the last query of this thread left.
-    static LEFT: Cell<Pool> = const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), codes: Vec::new() }) };
+    static LEFT: Cell<Pool> = const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), pairs: Vec::new() }) };
 }
+
+/// Terms of a union that are tested side by side.
+const FUSED: usize = 8;
 
 /// Sets that a thread keeps between queries, 8 KiB each.
 const KEPT: usize = 256;
@@ -66,12 +66,13 @@ impl Pool {
         self.buffers.push(buffer);
     }
 
-    pub(super) fn codes(&mut self) -> Vec<u64> {
-        self.codes.pop().unwrap_or_default()
+    pub(super) fn pairs(&mut self) -> Vec<(u64, u32)> {
+        std::mem::take(&mut self.pairs)
     }
 
-    pub(super) fn put_codes(&mut self, codes: Vec<u64>) {
-        self.codes.push(codes);
+    pub(super) fn put_pairs(&mut self, mut pairs: Vec<(u64, u32)>) {
+        pairs.clear();
+        self.pairs = pairs;
     }
 }
 
@@ -110,10 +111,22 @@ fn combine(operand: &Operand<'_>, number: u16, with: With, set: &mut Set, pool: 
 impl And<'_> {
     /// `set` becomes the ids of the block.
     pub(super) fn evaluate(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+        self.begin(number, set, pool)?;
+        self.finish(number, set, pool)
+    }
+
+    /// `set` becomes the ids that the first operand, the smallest, holds.
+    fn begin(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         set.clear();
-        let Some((first, rest)) = self.positives.split_first() else { return Ok(()) };
-        first.node.unite(number, set, pool)?;
-        for child in rest {
+        match self.positives.first() {
+            Some(first) => first.node.unite(number, set, pool),
+            None => Ok(()),
+        }
+    }
+
+    /// Keeps what all other operands let through.
+    fn finish(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+        for child in self.positives.get(1..).unwrap_or_default() {
             if set.is_empty() {
                 return Ok(());
             }
@@ -128,14 +141,14 @@ impl And<'_> {
         Ok(())
     }
 
-    pub(super) fn contains(&self, id: u32, pool: &mut Pool) -> Result<bool> {
+    pub(super) fn contains(&self, id: u32) -> Result<bool> {
         for child in &self.positives {
-            if !child.node.contains(id, pool)? {
+            if !child.node.contains(id)? {
                 return Ok(false);
             }
         }
         for child in &self.negatives {
-            if child.node.contains(id, pool)? {
+            if child.node.contains(id)? {
                 return Ok(false);
             }
         }
@@ -197,7 +210,7 @@ impl Node<'_> {
             Self::Union(union) => {
                 union.of_block(number).try_for_each(|operand| combine(operand, number, With::Or, set, pool))
             }
-            Self::Column(test) => self.unite_column(test, number, set, pool),
+            Self::Column(test) => test.unite(number, set, pool),
             Self::Keys(keys) => {
                 unite_keys(keys, number, set);
                 Ok(())
@@ -219,21 +232,6 @@ impl Node<'_> {
         }
     }
 
-    fn unite_column(&self, test: &ColumnTest<'_>, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
-        match test.share(number)? {
-            Share::None => Ok(()),
-            Share::All => combine(&test.exists, number, With::Or, set, pool),
-            Share::Some => {
-                let mut own = pool.set();
-                combine(&test.exists, number, With::Or, &mut own, pool)?;
-                filter_codes(test, number, true, &mut own, pool)?;
-                set.or(own.as_block());
-                pool.put_set(own);
-                Ok(())
-            }
-        }
-    }
-
     /// Keeps of the set what it holds.
     fn restrict(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         match self {
@@ -242,19 +240,8 @@ impl Node<'_> {
                 Ok(())
             }
             Self::Term(operand) => combine(operand, number, With::And, set, pool),
-            Self::Column(test) => match test.share(number)? {
-                Share::None => {
-                    set.clear();
-                    Ok(())
-                }
-                Share::All => combine(&test.exists, number, With::And, set, pool),
-                Share::Some => {
-                    if set.len() >= DECODE_FROM {
-                        combine(&test.exists, number, With::And, set, pool)?;
-                    }
-                    filter_codes(test, number, true, set, pool)
-                }
-            },
+            Self::Column(test) => test.restrict(number, set, pool),
+            Self::Union(union) => union.restrict(number, set, pool),
             Self::Stored(blocks) => {
                 match stored(blocks, number) {
                     Some(stored) => set.and(stored.as_block()),
@@ -268,7 +255,7 @@ impl Node<'_> {
                 }
                 and.negatives.iter().try_for_each(|child| child.node.exclude(number, set, pool))
             }
-            Self::Union(_) | Self::Keys(_) | Self::Or(_) => {
+            Self::Keys(_) | Self::Or(_) => {
                 let mut own = pool.set();
                 self.unite(number, &mut own, pool)?;
                 set.and(own.as_block());
@@ -286,20 +273,7 @@ impl Node<'_> {
             Self::Union(union) => {
                 union.of_block(number).try_for_each(|operand| combine(operand, number, With::Not, set, pool))
             }
-            Self::Column(test) => match test.share(number)? {
-                Share::None => Ok(()),
-                Share::All => combine(&test.exists, number, With::Not, set, pool),
-                Share::Some if set.len() < DECODE_FROM => filter_codes(test, number, false, set, pool),
-                Share::Some => {
-                    let mut own = pool.set();
-                    combine(&test.exists, number, With::Or, &mut own, pool)?;
-                    own.and(set.as_block());
-                    filter_codes(test, number, true, &mut own, pool)?;
-                    set.and_not(own.as_block());
-                    pool.put_set(own);
-                    Ok(())
-                }
-            },
+            Self::Column(test) => test.exclude(number, set, pool),
             Self::Stored(blocks) => {
                 if let Some(stored) = stored(blocks, number) {
                     set.and_not(stored.as_block());
@@ -317,28 +291,28 @@ impl Node<'_> {
         }
     }
 
-    pub(super) fn contains(&self, id: u32, pool: &mut Pool) -> Result<bool> {
+    pub(super) fn contains(&self, id: u32) -> Result<bool> {
         match self {
             Self::Nothing => Ok(false),
-            Self::Term(operand) => holds(operand, id, pool),
+            Self::Term(operand) => operand.contains(block_of(id), within_block(id)),
             Self::Union(union) => {
                 for operand in union.of_block(block_of(id)) {
-                    if holds(operand, id, pool)? {
+                    if operand.contains(block_of(id), within_block(id))? {
                         return Ok(true);
                     }
                 }
                 Ok(false)
             }
-            Self::Column(test) => test.column.get(id)?.map_or(Ok(false), |code| test.passes(code, id)),
+            Self::Column(test) => test.contains(id),
             Self::Keys(keys) => {
                 let at = keys.partition_point(|key| key.1 < id);
                 Ok(keys.get(at).is_some_and(|key| key.0 <= id))
             }
             Self::Stored(blocks) => Ok(stored(blocks, block_of(id)).is_some_and(|set| set.contains(within_block(id)))),
-            Self::And(and) => and.contains(id, pool),
+            Self::And(and) => and.contains(id),
             Self::Or(children) => {
                 for child in children {
-                    if child.node.contains(id, pool)? {
+                    if child.node.contains(id)? {
                         return Ok(true);
                     }
                 }
@@ -387,28 +361,29 @@ fn stored(blocks: &[(u16, Set)], number: u16) -> Option<&Set> {
     blocks.get(at).map(|(_, set)| set)
 }
 
-fn holds(operand: &Operand<'_>, id: u32, pool: &mut Pool) -> Result<bool> {
-    let mut buffer = pool.buffer();
-    let contains = operand.block(block_of(id), &mut buffer)?.contains(within_block(id));
-    pool.put_buffer(buffer);
-    Ok(contains)
-}
-
-/// Keeps the ids whose code passes, or those whose code does not (and those without one). A large set that is to keep
-/// what passes must hold only ids with a code.
-fn filter_codes(test: &ColumnTest<'_>, number: u16, passing: bool, set: &mut Set, pool: &mut Pool) -> Result<()> {
-    if passing && set.len() >= DECODE_FROM {
-        let mut codes = pool.codes();
-        test.column.block(number, &mut codes)?;
-        set.retain(|id| codes.get(usize::from(id)).map_or(Ok(false), |code| test.passes(*code, id_of(number, id))))?;
-        pool.put_codes(codes);
-        return Ok(());
+impl Union<'_> {
+    fn restrict(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+        let mut plain: SmallVec<[Block<'_>; 8]> = SmallVec::new();
+        for operand in self.of_block(number) {
+            match operand.plain_block(number)? {
+                Some(Block::Empty) => {}
+                Some(block) if plain.len() < FUSED => plain.push(block),
+                _ => {
+                    let mut own = pool.set();
+                    self.of_block(number).try_for_each(|operand| combine(operand, number, With::Or, &mut own, pool))?;
+                    set.and(own.as_block());
+                    pool.put_set(own);
+                    return Ok(());
+                }
+            }
+        }
+        match plain.as_slice() {
+            [] => set.clear(),
+            [block] => set.and(*block),
+            blocks => set.and_any(blocks),
+        }
+        Ok(())
     }
-    set.retain(|id| {
-        let id = id_of(number, id);
-        let passes = test.column.get(id)?.map_or(Ok(false), |code| test.passes(code, id))?;
-        Ok(passes == passing)
-    })
 }
 
 /// A filter and what is hidden, with the room to evaluate them.
@@ -417,6 +392,8 @@ pub(super) struct Matcher<'s> {
     pub(super) root: And<'s>,
     /// Documents that show only later.
     pub(super) hidden: Option<Box<ColumnTest<'s>>>,
+    /// The clock at which they are hidden; `None`: nothing is.
+    pub(super) now_us: Option<i64>,
     pub(super) pool: Pool,
 }
 
@@ -435,57 +412,43 @@ impl Matcher<'_> {
         Ok(())
     }
 
+    /// As [`Matcher::evaluate`], of those ids alone that `keep` lets through. It is asked where few ids are at stake.
+    pub(super) fn evaluate_some(
+        &mut self,
+        number: u16,
+        set: &mut Set,
+        keep: impl FnMut(u16) -> Result<bool>,
+    ) -> Result<()> {
+        watch::block()?;
+        self.root.begin(number, set, &mut self.pool)?;
+        if set.is_sparse() {
+            set.retain(keep)?;
+        }
+        self.root.finish(number, set, &mut self.pool)?;
+        set.narrow();
+        Ok(())
+    }
+
     /// Without those that are hidden.
     pub(super) fn evaluate_shown(&mut self, number: u16, set: &mut Set) -> Result<()> {
         watch::block()?;
         self.root.evaluate(number, set, &mut self.pool)?;
-        let Some(hidden) = &self.hidden else { return Ok(()) };
-        match hidden.share(number)? {
-            _ if set.is_empty() => Ok(()),
-            Share::None => Ok(()),
-            Share::All => combine(&hidden.exists, number, With::Not, set, &mut self.pool),
-            Share::Some => filter_codes(hidden, number, false, set, &mut self.pool),
+        match &self.hidden {
+            Some(hidden) if !set.is_empty() => hidden.exclude(number, set, &mut self.pool),
+            _ => Ok(()),
         }
-    }
-
-    /// Where few documents are hidden: makes a set of them, so that no block has to be looked through for them.
-    pub(super) fn list_hidden(&mut self) -> Result<()> {
-        let Some(hidden) = &self.hidden else { return Ok(()) };
-        let [(first, last)] = hidden.ranges[..] else { return Ok(()) };
-        if hidden.column.estimate(first, last)? > LISTED_MOST {
-            return Ok(());
-        }
-        let mut ids = Vec::new();
-        let mut walk = hidden.column.walk(false, Some((first, 0)))?;
-        while let Some((_, id)) = walk.next()?.filter(|(code, _)| *code <= last) {
-            ids.push(id);
-        }
-        ids.sort_unstable();
-        let mut stored = Vec::new();
-        let mut within: Vec<u16> = Vec::new();
-        for block in ids.chunk_by(|a, b| block_of(*a) == block_of(*b)) {
-            within.clear();
-            within.extend(block.iter().map(|id| within_block(*id)));
-            let mut set = self.pool.set();
-            set.or(Block::of(&within));
-            stored.extend(block.first().map(|id| (block_of(*id), set)));
-        }
-        self.root.negatives.push(Child { estimate: ids.len() as u64, node: Node::Stored(stored) });
-        self.hidden = None;
-        Ok(())
     }
 
     pub(super) fn is_hidden(&self, id: u32) -> Result<bool> {
         let Some(hidden) = &self.hidden else { return Ok(false) };
-        hidden.column.get(id)?.map_or(Ok(false), |code| hidden.passes(code, id))
+        hidden.contains(id)
     }
 
-    pub(super) fn contains(&mut self, id: u32) -> Result<bool> {
-        self.root.contains(id, &mut self.pool)
+    pub(super) fn contains(&self, id: u32) -> Result<bool> {
+        self.root.contains(id)
     }
 
     pub(super) fn count(&mut self, blocks: &[u16]) -> Result<u64> {
-        self.list_hidden()?;
         let mut set = self.pool.set();
         let mut count = 0;
         for number in blocks {

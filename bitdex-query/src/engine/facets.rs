@@ -20,7 +20,7 @@ use bitdex_proto::{
 
 use super::{
     check_index,
-    evaluate::{DECODE_FROM, Matcher, block_of, id_of, within_block},
+    evaluate::{Matcher, block_of, id_of, within_block},
     filter, matcher,
     set::{Set, each_id},
     watch,
@@ -102,7 +102,6 @@ pub(super) fn facet_by(state: &State, request: &FacetRequest, now_us: i64, way: 
     let now_us = request.now_us.unwrap_or(now_us);
     let filter = filter::bind(request.filter.as_ref(), schema, Some(now_us))?;
     let mut matcher = matcher(state, &filter, (!request.include_pending).then_some(now_us))?;
-    matcher.list_hidden()?;
     let blocks = matcher.root.blocks(&state.blocks())?;
     let matches = Matches::new(state, &mut matcher, &blocks)?;
     let facets = fields.into_iter().map(|(field, limit)| Ok(matches.facet(field, limit, way)?));
@@ -253,7 +252,7 @@ impl<'s> Matches<'s> {
     }
 
     fn by_codes(&self, field: FieldId, column: ColumnView<'_>, top: &mut Top) -> log::Result<()> {
-        let gathered = self.gather(field, column, |code, _| code)?;
+        let gathered = self.gather(column, |code, _| code)?;
         for equal in gathered.chunk_by(|a, b| a == b) {
             if let Some(code) = equal.first() {
                 self.push_code(field, *code, equal.len() as u64, top);
@@ -264,7 +263,7 @@ impl<'s> Matches<'s> {
 
     /// As [`Matches::by_codes`] where a code tells only how a value begins.
     fn by_beginnings(&self, field: FieldId, column: ColumnView<'_>, top: &mut Top) -> log::Result<()> {
-        let gathered = self.gather(field, column, |code, id| (code, id))?;
+        let gathered = self.gather(column, |code, id| (code, id))?;
         let mut runs: Vec<&[(u64, u32)]> = gathered.chunk_by(|a, b| a.0 == b.0).collect();
         // The more frequent ones leave less room for those that follow.
         runs.sort_by_key(|run| Reverse(run.len()));
@@ -277,32 +276,15 @@ impl<'s> Matches<'s> {
     }
 
     /// Something of the code and the id of each match that has a value, sorted.
-    fn gather<T: Ord>(
-        &self,
-        field: FieldId,
-        column: ColumnView<'_>,
-        of: impl Fn(u64, u32) -> T,
-    ) -> log::Result<Vec<T>> {
-        let exists = self.state.operand(field, Term::Exists)?;
+    fn gather<T: Ord>(&self, column: ColumnView<'_>, of: impl Fn(u64, u32) -> T) -> log::Result<Vec<T>> {
         let mut gathered = Vec::new();
-        let (mut buffer, mut codes) = (Default::default(), Vec::new());
         for (number, set) in &self.blocks {
             watch::block()?;
-            if set.len() >= DECODE_FROM {
-                let mut valued = set.clone();
-                valued.and(exists.block(*number, &mut buffer)?);
-                column.block(*number, &mut codes)?;
-                each_id(valued.as_block(), false, |within| {
-                    gathered.extend(codes.get(usize::from(within)).map(|code| of(*code, id_of(*number, within))));
-                    Ok::<_, log::Error>(true)
-                })?;
-            } else {
-                each_id(set.as_block(), false, |within| {
-                    let id = id_of(*number, within);
-                    gathered.extend(column.get(id)?.map(|code| of(code, id)));
-                    Ok::<_, log::Error>(true)
-                })?;
-            }
+            let codes = column.reader(*number)?;
+            each_id(set.as_block(), false, |within| {
+                gathered.extend(codes.get(within).map(|code| of(code, id_of(*number, within))));
+                Ok::<_, log::Error>(true)
+            })?;
         }
         gathered.sort_unstable();
         Ok(gathered)

@@ -5,25 +5,32 @@ use std::cmp::Reverse;
 
 use super::{
     best::Best,
-    evaluate::{DECODE_FROM, Matcher, id_of},
+    evaluate::{Matcher, block_of, id_of, within_block},
     order::{After, Sorter},
-    set::each_id,
-    tree::Child,
+    set::{Set, each_id},
+    watch,
 };
-use crate::{log::Result, state::ColumnView};
+use crate::{
+    log::Result,
+    segment::tops::{BlockTops, LANE, Outlier},
+    state::{CodeReader, ColumnView},
+};
 
-/// `exists`: the ids that have a value of the first key.
+/// Of so many ids of a block all codes are read.
+const FEW: u32 = 256;
+
+/// Rows with a greater code of the first key than `cap` are hidden.
 pub(super) fn gather(
     matcher: &mut Matcher<'_>,
     sorter: &Sorter<'_>,
-    exists: &Child<'_>,
+    cap: u64,
     blocks: &[u16],
     after: Option<&After>,
     want: usize,
 ) -> Result<Vec<u32>> {
     let mut best = Best::new(sorter, after, want);
     match sorter.first() {
-        Some(column) => by_column(matcher, (column, exists), sorter.first_descends(), blocks, &mut best)?,
+        Some(column) => by_column(matcher, column, cap, sorter.first_descends(), blocks, &mut best)?,
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
     }
     Ok(best.finish())
@@ -31,7 +38,8 @@ pub(super) fn gather(
 
 fn by_column(
     matcher: &mut Matcher<'_>,
-    (column, exists): (ColumnView<'_>, &Child<'_>),
+    column: ColumnView<'_>,
+    cap: u64,
     descending: bool,
     blocks: &[u16],
     best: &mut Best<'_, '_>,
@@ -39,44 +47,116 @@ fn by_column(
     // (a block's first code, turned so that the smallest comes first; the code; the block)
     let mut visits = Vec::with_capacity(blocks.len());
     for number in blocks {
-        let bounds = column.bounds(*number)?;
-        let code = (bounds.count > 0).then_some(if descending { bounds.max } else { bounds.min });
+        let bounds = column.inner_bounds(*number)?;
+        let code = (bounds.count > 0).then_some(if descending { bounds.max.min(cap) } else { bounds.min });
         let turned = code.map_or((true, 0), |code| (false, if descending { !code } else { code }));
         visits.push((turned, Reverse(*number), code));
     }
     visits.sort_unstable();
     let mut set = matcher.pool.set();
-    let mut valued = matcher.pool.set();
-    let mut codes = matcher.pool.codes();
-    for (_, Reverse(number), code) in visits {
-        if best.is_beyond(code) {
+    let mut visited = 0;
+    for (_, Reverse(number), code) in &visits {
+        if best.is_beyond(*code) {
             break;
         }
-        matcher.evaluate(number, &mut set)?;
+        visited += 1;
+        let codes = column.reader(*number)?;
+        if best.is_full() {
+            matcher.evaluate_some(*number, &mut set, |id| Ok(!best.is_beyond(codes.get(id))))?;
+        } else {
+            matcher.evaluate(*number, &mut set)?;
+        }
         if set.is_empty() {
             continue;
         }
-        let dense = !set.is_sparse() && set.len() >= DECODE_FROM;
-        if dense {
-            column.block(number, &mut codes)?;
-            valued.clear();
-            exists.node.unite(number, &mut valued, &mut matcher.pool)?;
+        if let (Some(tops), true) = (column.tops(*number)?, descending && set.len() > FEW) {
+            by_lanes(matcher, (*number, &codes, &tops), cap, &set, best)?;
+            continue;
         }
-        each_id(set.as_block(), false, |within| {
-            let id = id_of(number, within);
-            let code = if dense {
-                codes.get(usize::from(within)).copied().filter(|_| valued.contains(within))
-            } else {
-                column.get(id)?
-            };
-            best.push(code, id, || Ok(!matcher.is_hidden(id)?))?;
+        each_id(set.as_block(), descending, |within| {
+            let code = codes.get(within);
+            if code.is_none_or(|code| code <= cap) {
+                let id = id_of(*number, within);
+                best.push(code, id, || Ok(!matcher.is_hidden(id)?))?;
+            }
             Ok(true)
         })?;
         best.tighten();
     }
-    matcher.pool.put_codes(codes);
-    matcher.pool.put_set(valued);
     matcher.pool.put_set(set);
+    let left = visits.get_mut(visited..).unwrap_or_default();
+    if descending && !left.is_empty() {
+        let mut left: Vec<u16> = left.iter().map(|(_, Reverse(number), _)| *number).collect();
+        left.sort_unstable();
+        outliers(matcher, column, cap, &left, best)?;
+    }
+    Ok(())
+}
+
+/// The ids of a block whose codes follow them: from the last lane to the first, without those that cannot hold any of
+/// the first rows.
+fn by_lanes(
+    matcher: &Matcher<'_>,
+    (number, codes, tops): (u16, &CodeReader<'_>, &BlockTops<'_>),
+    cap: u64,
+    set: &Set,
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
+    let push = |best: &mut Best<'_, '_>, code: Option<u64>, within: u16| {
+        let id = id_of(number, within);
+        best.push(code, id, || Ok(!matcher.is_hidden(id)?))
+    };
+    for outlier in tops.outliers {
+        let within = within_block(outlier.id);
+        if outlier.code <= cap && set.contains(within) && !codes.is_overridden(within) {
+            push(best, Some(outlier.code), within)?;
+        }
+    }
+    for (within, code) in codes.overrides() {
+        if code.is_none_or(|code| code <= cap) && set.contains(*within) {
+            push(best, *code, *within)?;
+        }
+    }
+    let most = tops.limit.min(cap);
+    for (n, lane) in tops.lanes.iter().enumerate().rev() {
+        // A lane without codes may have ids without them.
+        if best.is_beyond((lane.min <= lane.limit).then_some(lane.limit.min(cap))) {
+            continue;
+        }
+        let first = (n * LANE) as u16;
+        set.each_within(first, first + (LANE as u16 - 1), |within| {
+            let code = codes.base_code(within);
+            if code.is_none_or(|code| code <= most) && !codes.is_overridden(within) {
+                push(best, code, within)?;
+            }
+            Ok(())
+        })?;
+        best.tighten();
+    }
+    Ok(())
+}
+
+/// The outliers of blocks that were not visited, `left`, which ascend.
+fn outliers(
+    matcher: &mut Matcher<'_>,
+    column: ColumnView<'_>,
+    cap: u64,
+    left: &[u16],
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
+    for outliers in column.outliers()? {
+        let from = outliers.partition_point(|outlier| outlier.code > cap);
+        for Outlier { code, id } in outliers.get(from..).unwrap_or_default() {
+            if best.is_beyond(Some(*code)) {
+                break;
+            }
+            watch::step()?;
+            if left.binary_search(&block_of(*id)).is_ok() && column.get(*id)? == Some(*code) && matcher.contains(*id)? {
+                best.push(Some(*code), *id, || Ok(!matcher.is_hidden(*id)?))?;
+            }
+        }
+        best.tighten();
+    }
     Ok(())
 }
 

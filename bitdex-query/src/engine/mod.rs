@@ -1,17 +1,22 @@
 //! Answers to requests: pure functions over one [`State`].
 //!
 //! A filter is bound to the schema ([`filter`]) and resolved against the version ([`tree`]); the ids of a block that
-//! pass it are made from the blocks of its operands, where they lie ([`evaluate`]). A page is taken in the total order
-//! of [`order`], by one of several plans ([`plan`]) that give the same rows: [`walk`] or [`gather`].
+//! pass it are made from the blocks of its operands, where they lie ([`evaluate`], [`codes`]), or single ids are tested
+//! ([`probe`]). A page is taken in the total order of [`order`], by one of several plans ([`plan`]) that give the same
+//! rows: [`walk`], which gives up where it takes longer than was thought, or [`gather`]. Where the field that is sorted by
+//! or tested tells what is [`hidden`], that is not looked at for itself.
 
 mod best;
+mod codes;
 mod distinct;
 mod evaluate;
 mod facets;
 mod filter;
 mod gather;
+mod hidden;
 mod order;
 mod plan;
+mod probe;
 mod set;
 #[cfg(test)]
 mod tests;
@@ -32,6 +37,7 @@ use bitdex_proto::{
     value::{FieldValue, Value},
 };
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use self::{
     evaluate::{Matcher, Pool},
@@ -141,14 +147,28 @@ fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<P
 /// A filter, and what is hidden at a clock; `None`: nothing is hidden.
 fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>) -> Result<Matcher<'s>> {
     let resolver = Resolver::new(state);
-    let hidden = match (state.schema().visible_at, now_us) {
+    let mut root = resolver.root(filter)?;
+    let mut hidden = match (state.schema().visible_at, now_us) {
         (Some(field), Some(now_us)) => {
             resolver.column(field, &Test::Range((Bound::Excluded(Value::Int(now_us)), Bound::Unbounded)))?
         }
         _ => None,
     };
-    let hidden = hidden.filter(|test| !test.ranges.is_empty());
-    Ok(Matcher { root: resolver.root(filter)?, hidden, pool: Pool::of_thread() })
+    hidden = hidden.filter(|test| !test.ranges.is_empty());
+    if hidden.is_some()
+        && let Some(now_us) = now_us
+    {
+        // A test that lets no hidden document pass makes up for the other.
+        let tested: SmallVec<[FieldId; 4]> = root.tested().collect();
+        for field in tested {
+            if let Some(most) = hidden::cap(state, field, now_us)?
+                && root.cap(field, most)
+            {
+                hidden = None;
+            }
+        }
+    }
+    Ok(Matcher { root, hidden, now_us, pool: Pool::of_thread() })
 }
 
 /// The first `want` rows behind `after`.
@@ -167,25 +187,39 @@ fn page<'s>(
         return Ok(Vec::new());
     }
     let first = order.first();
+    let mut cap = u64::MAX;
+    if let (Some(now_us), true) = (matcher.now_us, matcher.hidden.is_some())
+        && let Some(most) = hidden::cap(state, first.field, now_us)?
+    {
+        cap = most;
+        matcher.hidden = None;
+    }
+    let mut steps = usize::MAX;
     let plan = match plan {
         Some(plan) => plan,
         None => {
             let range = matcher.root.range(first.field);
-            Estimates::new(state, &matcher.root, &sorter, &blocks, range, want)?.cheaper()
+            let estimates = Estimates::new(&matcher.root, &sorter, &blocks, range, cap, want, state.documents())?;
+            steps = estimates.patience();
+            estimates.cheaper()
         }
     };
     let resolver = Resolver::new(state);
-    match (plan, sorter.first()) {
-        (Plan::Walk, Some(column)) => {
-            let range = matcher.root.take_range(first.field, resolver.presence())?;
-            let walk = Walk { sorter: &sorter, column, range, after, want };
-            Ok(walk.run(matcher, |matcher| {
-                matcher.root.negatives.push(resolver.exists(first.field)?);
-                matcher.root.blocks(&all)
-            })?)
+    if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
+        let taken = matcher.root.take_range(first.field, resolver.presence())?;
+        let range = taken.as_ref().map(|taken| taken.range);
+        let walk = Walk { sorter: &sorter, column, range, cap, steps, after, want };
+        let found = walk.run(matcher, |matcher| {
+            matcher.root.negatives.push(resolver.exists(first.field)?);
+            matcher.root.blocks(&all)
+        })?;
+        match (found, taken) {
+            (Some(found), _) => return Ok(found),
+            (None, Some(taken)) => matcher.root.put_back(taken),
+            (None, None) => {}
         }
-        _ => Ok(gather::gather(matcher, &sorter, &resolver.exists(first.field)?, &blocks, after, want)?),
     }
+    Ok(gather::gather(matcher, &sorter, cap, &blocks, after, want)?)
 }
 
 /// `up_to`: counting ends with the block in which so many are reached.

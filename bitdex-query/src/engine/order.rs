@@ -15,7 +15,7 @@ use smallvec::SmallVec;
 
 use crate::{
     log,
-    segment::value::ValueRef,
+    segment::value::{ValueRef, decode},
     state::{ColumnView, State},
 };
 
@@ -69,14 +69,26 @@ impl Order {
     /// The sort values of a document, for a cursor.
     pub(super) fn after(&self, state: &State, id: u32) -> Result<Vec<wire::Value>> {
         let schema = state.schema();
-        let Some(document) = state.document(id)? else { return Err(gone(id)) };
-        let value = |key: &SortKey| {
-            Ok(match document.value(key.field)? {
-                FieldValue::One(value) => value.to_wire(schema.fields[key.field].ty),
-                _ => wire::Value::default(),
-            })
-        };
-        self.keys.iter().map(value).collect()
+        let mut document = None;
+        let mut values = Vec::with_capacity(self.keys.len());
+        for SortKey { field, .. } in &self.keys {
+            let ty = schema.fields[*field].ty;
+            let value = match state.column(*field) {
+                _ if *field == KEY_FIELD => Some(Value::Int(id.into())),
+                Some(column) if column.is_exact() => column.get(id)?.and_then(|code| decode(code, ty)),
+                _ => {
+                    if document.is_none() {
+                        document = Some(state.document(id)?.ok_or_else(|| gone(id))?);
+                    }
+                    match document.as_ref().map(|document| document.value(*field)).transpose()? {
+                        Some(FieldValue::One(value)) => Some(value),
+                        _ => None,
+                    }
+                }
+            };
+            values.push(value.map_or_else(wire::Value::default, |value| value.to_wire(ty)));
+        }
+        Ok(values)
     }
 }
 

@@ -1,7 +1,7 @@
 //! Which way a page is taken, by what each way is thought to cost.
 
 use super::{order::Sorter, tree::And};
-use crate::{log::Result, state::State};
+use crate::{log::Result, state::ColumnView};
 
 /// How to take a page. All give the same rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,14 +15,23 @@ pub(super) enum Plan {
 /// What things cost, in nanoseconds.
 mod cost {
     /// One step of a walk over a column, with the test of the id.
-    pub(super) const STEP: f64 = 30.0;
+    pub(super) const STEP: f64 = 25.0;
     /// One operand of one block.
-    pub(super) const OPERAND: f64 = 150.0;
+    pub(super) const OPERAND: f64 = 250.0;
+    /// The same where few ids of the block are left.
+    pub(super) const SPARSE: f64 = 60.0;
     /// Reading the code of an id, and keeping it where it comes first.
-    pub(super) const CODE: f64 = 12.0;
+    pub(super) const CODE: f64 = 5.0;
     /// A block that is visited at all.
-    pub(super) const BLOCK: f64 = 200.0;
+    pub(super) const BLOCK: f64 = 150.0;
+    /// One that a bound leaves out.
+    pub(super) const LEFT_OUT: f64 = 15.0;
 }
+
+/// Ids of the lanes that a search for the first rows looks into.
+const LANES: f64 = 2048.0;
+/// Steps that every walk may take.
+const STEPS_LEAST: f64 = 512.0;
 
 /// What the choice rests on.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -36,51 +45,67 @@ pub(super) struct Estimates {
 impl Estimates {
     /// Of a filter whose ids are in `blocks`. `range`: the codes that a walk has to go through, where not all.
     pub(super) fn new(
-        state: &State,
         root: &And<'_>,
         sorter: &Sorter<'_>,
         blocks: &[u16],
         range: Option<(u64, u64)>,
+        cap: u64,
         want: usize,
+        documents: u64,
     ) -> Result<Self> {
-        let documents = state.documents().max(1);
+        let documents = documents.max(1);
         let matches = root.estimate(documents);
         let operands = (root.positives.len() + root.negatives.len()) as f64;
-        let block = cost::BLOCK + operands * cost::OPERAND;
+        let all = blocks.len().max(1) as f64;
+        // Ids that the first operand leaves of a block decide what the others cost.
+        let of_block = root.positives.first().map_or(documents, |child| child.estimate) as f64 / all;
+        let operand = (cost::SPARSE + of_block).min(cost::OPERAND);
+        let block = cost::BLOCK + operands * operand;
         let Some(column) = sorter.first() else {
-            return Ok(Self { matches, walk_ns: f64::INFINITY, gather_ns: block * blocks.len() as f64 });
+            return Ok(Self { matches, walk_ns: f64::INFINITY, gather_ns: block * all });
         };
         let within = match range {
-            Some((first, last)) => column.estimate(first, last)?,
+            Some((first, last)) => column.estimate(first, last.min(cap))?,
             None => documents,
         };
         // Of the rows that a walk comes to, this share passes.
         let share = (matches as f64 / within.max(1) as f64).clamp(1e-9, 1.0);
         let steps = (want as f64 / share).min(within as f64) + 1.0;
-        // Blocks that the codes of a walk's rows lie in: all, where codes have nothing to do with ids.
-        let spread = spread(sorter, blocks)?;
-        let all = blocks.len().max(1) as f64;
-        let walked = (all * (steps / within.max(1) as f64 + spread)).min(all).min(steps);
-        let gathered = (all * (want as f64 / matches.max(1) as f64 + spread)).min(all);
-        let tests = steps.min(walked * 6.0) * operands * cost::STEP;
+        let spread = spread(column, blocks)?;
+        // Where codes follow ids, the lanes of a block tell which of its ids need not be looked at.
+        let read = match spread < 1.0 {
+            true => want as f64 * 2.0 + LANES * matches as f64 / documents as f64,
+            false => f64::INFINITY,
+        };
+        let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
+        let walked = (all * (steps / within.max(1) as f64 + spread) + 1.0).min(all).min(steps);
         Ok(Self {
             matches,
-            walk_ns: steps * cost::STEP + walked * block + tests,
-            gather_ns: gathered * block + matches as f64 * (gathered / all) * cost::CODE + all * 30.0,
+            walk_ns: steps * cost::STEP + walked * (cost::BLOCK + operands * cost::SPARSE),
+            gather_ns: gathered * block
+                + (matches as f64 * (gathered / all)).min(read) * cost::CODE
+                + all * cost::LEFT_OUT,
         })
     }
 
     pub(super) fn cheaper(&self) -> Plan {
         if self.walk_ns <= self.gather_ns { Plan::Walk } else { Plan::Gather }
     }
+
+    /// Steps after which a walk that has not come to its end has cost about as much as the other plan would.
+    pub(super) fn patience(&self) -> usize {
+        (2.0 * self.gather_ns / cost::STEP).max(STEPS_LEAST) as usize
+    }
 }
 
 /// The part of all codes that one block's codes reach over: 1 where they have nothing to do with ids.
-fn spread(sorter: &Sorter<'_>, blocks: &[u16]) -> Result<f64> {
-    let Some(column) = sorter.first() else { return Ok(1.0) };
+fn spread(column: ColumnView<'_>, blocks: &[u16]) -> Result<f64> {
     let (mut min, mut max, mut widths, mut looked_at) = (u64::MAX, 0, 0.0, 0.0);
-    for number in blocks.iter().step_by(blocks.len().div_ceil(16).max(1)) {
-        let bounds = column.bounds(*number)?;
+    for number in blocks.iter().step_by(blocks.len().div_ceil(8).max(1)) {
+        if column.tops(*number)?.is_none() {
+            return Ok(1.0);
+        }
+        let bounds = column.inner_bounds(*number)?;
         if bounds.count > 0 {
             (min, max) = (min.min(bounds.min), max.max(bounds.max));
             widths += bounds.max.saturating_sub(bounds.min) as f64;

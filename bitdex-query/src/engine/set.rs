@@ -51,6 +51,24 @@ impl Set {
         self.0.or_all([block]);
     }
 
+    pub(super) fn insert(&mut self, id: u16) {
+        self.0.insert(id);
+    }
+
+    /// Puts an id in, or takes it out.
+    pub(super) fn put(&mut self, id: u16, within: bool) {
+        if within {
+            self.0.insert(id);
+        } else {
+            self.0.remove(id);
+        }
+    }
+
+    /// Keeps what is in any of `blocks`.
+    pub(super) fn and_any(&mut self, blocks: &[Block<'_>]) {
+        self.0.and_any(blocks);
+    }
+
     /// Adds all ids from `first` to `last`.
     pub(super) fn or_range(&mut self, first: u16, last: u16) {
         if first > last {
@@ -73,6 +91,31 @@ impl Set {
     pub(super) fn narrow(&mut self) {
         if !self.is_sparse() && self.len() <= SPARSE {
             self.0.shrink();
+        }
+    }
+
+    /// Calls `each` with its ids from `first` to `last`, ascending.
+    pub(super) fn each_within(&self, first: u16, last: u16, mut each: impl FnMut(u16) -> Result<()>) -> Result<()> {
+        match self.as_block() {
+            Block::Empty => Ok(()),
+            Block::Array(ids) => {
+                let from = ids.partition_point(|id| *id < first);
+                let ids = ids.get(from..).unwrap_or_default().iter();
+                ids.take_while(|id| **id <= last).try_for_each(|id| each(*id))
+            }
+            Block::Bits(words) => {
+                for at in first >> 6..=last >> 6 {
+                    let mut rest = words[usize::from(at)];
+                    while rest != 0 {
+                        let id = at << 6 | rest.trailing_zeros() as u16;
+                        rest &= rest - 1;
+                        if first <= id && id <= last {
+                            each(id)?;
+                        }
+                    }
+                }
+                Ok(())
+            }
         }
     }
 
@@ -167,8 +210,12 @@ mod tests {
         let mut rng = seeded();
         for _ in 0..500 {
             let ((a, one), (b, other)) = (random_block(&mut rng), random_block(&mut rng));
+            let (c, third) = random_block(&mut rng);
             let (first, last) = (rng.random_range(0..=u16::MAX), rng.random_range(0..=u16::MAX));
-            let results: [(Vec<u16>, Change<'_>); 6] = [
+            let results: [(Vec<u16>, Change<'_>); 7] = [
+                (a.iter().copied().filter(|id| b.contains(id) || c.contains(id)).collect(), &|set| {
+                    set.and_any(&[other.as_block(), third.as_block()]);
+                }),
                 (a.intersection(&b).copied().collect(), &|set| set.and(other.as_block())),
                 (a.difference(&b).copied().collect(), &|set| set.and_not(other.as_block())),
                 (a.union(&b).copied().collect(), &|set| set.or(other.as_block())),
@@ -191,6 +238,19 @@ mod tests {
                 assert_eq!(down, expected);
                 assert!(expected.iter().all(|id| set.contains(*id)));
                 assert!(!set.contains(first) || expected.contains(&first));
+                let mut within = Vec::new();
+                set.each_within(first.min(last), first.max(last), |id| {
+                    within.push(id);
+                    Ok(())
+                })
+                .unwrap();
+                let between = expected.iter().copied().filter(|id| (first.min(last)..=first.max(last)).contains(id));
+                assert_eq!(within, between.collect::<Vec<_>>());
+                let mut changed = set.clone();
+                changed.put(first, true);
+                changed.put(last, false);
+                assert_eq!(changed.contains(first), first != last);
+                assert!(!changed.contains(last));
             }
         }
     }

@@ -207,6 +207,98 @@ fn answers_equal_the_naive_model() {
     assert!(found > searches, "the searches found nothing to speak of");
 }
 
+/// Documents whose times follow their ids, over several blocks; some come late, some only later.
+fn document_in_time(rng: &mut ChaCha8Rng, n: i64) -> Vec<Op> {
+    let time = |at: i64| Some(Value::Int(at));
+    let at = match rng.random_range(0..12) {
+        0 => NOW - rng.random_range(0..40),
+        _ => NOW - 20 * (COUNT - n) + rng.random_range(-30..30),
+    };
+    let published = match rng.random_range(0..10) {
+        0 => None,
+        1 => time(NOW + rng.random_range(0..50)),
+        _ => time((at + rng.random_range(-10..10)).min(NOW)),
+    };
+    let mut values = vec![None; 7];
+    values[0] = Some(Value::Int(rng.random_range(0..4)));
+    values[4] = Some(Value::Bool(rng.random()));
+    values[5] = Some(Value::Int(n));
+    values[6] = (rng.random_range(0..10) > 0).then_some(Value::Int(at.min(NOW)));
+    vec![
+        Op::Upsert { source: 1, key: n, row: Some(row(vec![published, None])) },
+        Op::Upsert { source: 0, key: n * 1000, row: Some(row(values)) },
+        Op::Upsert { source: 7, key: n * 1000, row: Some(row(vec![Some(Value::Int(rng.random_range(0..9)))])) },
+    ]
+}
+
+const COUNT: i64 = 400;
+
+/// Counts and pages by every plan, of random requests.
+fn check_answers(rng: &mut ChaCha8Rng, state: &State, model: &Model, what: &str) -> u64 {
+    let schema = state.schema().clone();
+    let documents = model.documents(&schema);
+    let mut found = 0;
+    for _ in 0..25 {
+        let mut request = random_request(rng, &schema);
+        if rng.random() {
+            let field = ["sortAt", "count", "level"][rng.random_range(0..3)];
+            request.sort = by(field, rng.random_range(0..4) > 0);
+        }
+        let now = NOW + rng.random_range(-30..60);
+        let expected = expected(&schema, &documents, &request, now);
+        for plan in [None, Some(Plan::Walk), Some(Plan::Gather)] {
+            assert_eq!(pages(state, &request, now, plan), expected, "{what}, now {now}, {plan:?}: {request:?}");
+        }
+        let counted = SearchRequest { count: true, ..request };
+        assert_eq!(search(state, &counted, now).unwrap().count, Some(expected.len() as u64), "{what}: {counted:?}");
+        found += expected.len() as u64;
+    }
+    found
+}
+
+#[test]
+fn answers_over_all_layers_equal_the_naive_model() {
+    let (seed, rounds) = (seed(), scaled(2));
+    for round in 0..rounds {
+        let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(round));
+        let schema = Arc::new(schema());
+        let (mut state, mut model) = (State::new(schema.clone()), Model::default());
+        state.apply(1, &genesis(&schema)).unwrap();
+        let mut store = Store::new(&schema);
+        let mut found = 0;
+        for (n, layer) in
+            (0_u64..).zip(["active", "frozen", "checkpoint", "base", "active", "checkpoint", "frozen", "active"])
+        {
+            // The first time all of it, later some.
+            let mut ops = Vec::new();
+            for document in 0..COUNT {
+                if n == 0 || rng.random_range(0..20) == 0 {
+                    ops.extend(document_in_time(&mut rng, document));
+                }
+            }
+            let more = random_op(&mut rng, &schema, 60);
+            ops.extend((!matches!(more, Op::Truncate { .. })).then_some(more));
+            ops.iter().for_each(|op| model.apply(&schema, op));
+            let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+            state.apply(state.sequence() + 1, &batch(&schema, &cursor(n), &cursor(n + 1), &ops)).unwrap();
+            if layer != "active" && state.frozen().is_none() {
+                state.apply(state.sequence() + 1, &freeze()).unwrap();
+            }
+            if layer == "checkpoint" || layer == "base" {
+                state.adopt(store.flush(&state, &[])).unwrap();
+            }
+            while layer == "base"
+                && let Some(files) = store.compact(state.files(), 0.0)
+            {
+                state.adopt(files).unwrap();
+            }
+            let what = format!("seed {seed}, round {round}, step {n}, {layer}");
+            found += check_answers(&mut rng, &state, &model, &what);
+        }
+        assert!(found > 0, "the searches found nothing");
+    }
+}
+
 fn state_of(rows: &[(i64, Option<i64>)]) -> State {
     let schema = Arc::new(schema());
     let mut state = State::new(schema.clone());

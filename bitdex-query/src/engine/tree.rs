@@ -9,6 +9,7 @@ use bitdex_proto::{
 };
 
 use super::{
+    codes::ColumnTest,
     filter::{self, Test},
     set::Set,
     watch,
@@ -16,15 +17,13 @@ use super::{
 use crate::{
     log::Result,
     segment::value::{Term, ValueRef},
-    state::{Bounds, ColumnView, Operand, State},
+    state::{Bounds, Operand, State},
 };
 
 /// Unions of more terms than this know which of them are in which block.
 const MANY_TERMS: usize = 8;
 /// A range over more terms than this is united once for the whole query, that many terms at a time.
 const TERMS_AT_ONCE: usize = 1024;
-/// Ranges of one column test whose ids are estimated one by one.
-const RANGES_LOOKED_AT: usize = 16;
 
 #[derive(Debug)]
 pub(super) enum Node<'s> {
@@ -62,73 +61,6 @@ pub(super) struct Union<'s> {
     pub(super) terms: Vec<Operand<'s>>,
     /// (block, position of a term that is in it), ascending; empty where there are few terms.
     pub(super) by_block: Vec<(u16, u32)>,
-}
-
-/// A test of the codes of a column.
-#[derive(Debug)]
-pub(super) struct ColumnTest<'s> {
-    pub(super) field: FieldId,
-    pub(super) column: ColumnView<'s>,
-    /// The ids that have a code.
-    pub(super) exists: Operand<'s>,
-    /// Codes from first to last that pass; ascending and apart.
-    pub(super) ranges: Vec<(u64, u64)>,
-    /// Codes whose documents decide, by `test`; ascending. Empty where codes are exact.
-    pub(super) unsure: Vec<u64>,
-    test: Test,
-    state: &'s State,
-}
-
-/// What the bounds of a block say of a test.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Share {
-    None,
-    Some,
-    /// All that have a code.
-    All,
-}
-
-impl ColumnTest<'_> {
-    pub(super) fn share(&self, block: u16) -> Result<Share> {
-        let bounds = self.column.bounds(block)?;
-        if bounds.count == 0 {
-            return Ok(Share::None);
-        }
-        let at = self.ranges.partition_point(|(_, last)| *last < bounds.min);
-        let range = self.ranges.get(at).filter(|(first, _)| *first <= bounds.max);
-        if range.is_some_and(|(first, last)| *first <= bounds.min && bounds.max <= *last) {
-            return Ok(Share::All);
-        }
-        let unsure = self.unsure.get(self.unsure.partition_point(|code| *code < bounds.min));
-        let none = range.is_none() && unsure.is_none_or(|code| *code > bounds.max);
-        Ok(if none { Share::None } else { Share::Some })
-    }
-
-    pub(super) fn passes(&self, code: u64, id: u32) -> Result<bool> {
-        let within = match self.ranges.as_slice() {
-            [(first, last)] => *first <= code && code <= *last,
-            ranges => {
-                let at = ranges.partition_point(|(_, last)| *last < code);
-                ranges.get(at).is_some_and(|(first, _)| *first <= code)
-            }
-        };
-        if within || self.unsure.is_empty() || self.unsure.binary_search(&code).is_err() {
-            return Ok(within);
-        }
-        let Some(document) = self.state.document(id)? else { return Ok(false) };
-        Ok(self.test.passes(document.value(self.field)?.values()))
-    }
-
-    fn estimate(&self) -> Result<u64> {
-        let unsure = self.unsure.iter().map(|code| (*code, *code));
-        let ranges = self.ranges.iter().copied().chain(unsure);
-        let all = self.ranges.len() + self.unsure.len();
-        let mut sum = 0_u64;
-        for (first, last) in ranges.step_by(all.div_ceil(RANGES_LOOKED_AT).max(1)) {
-            sum = sum.saturating_add(self.column.estimate(first, last)?);
-        }
-        Ok(sum.saturating_mul(all.div_ceil(RANGES_LOOKED_AT).max(1) as u64))
-    }
 }
 
 impl<'s> Union<'s> {
@@ -191,12 +123,52 @@ impl<'s> And<'s> {
     }
 
     /// As [`And::range`]; takes the test out.
-    pub(super) fn take_range(&mut self, field: FieldId, presence: Presence<'s>) -> Result<Option<(u64, u64)>> {
+    pub(super) fn take_range(&mut self, field: FieldId, presence: Presence<'s>) -> Result<Option<Taken<'s>>> {
         let Some((at, range)) = self.find_range(field) else { return Ok(None) };
-        self.positives.remove(at);
+        let child = self.positives.remove(at);
         presence.complete(self)?;
-        Ok(Some(range))
+        Ok(Some(Taken { range, child }))
     }
+
+    /// Puts a test back.
+    pub(super) fn put_back(&mut self, taken: Taken<'s>) {
+        self.positives.push(taken.child);
+        self.positives.sort_by_key(|child| child.estimate);
+    }
+
+    /// Fields whose columns it tests.
+    pub(super) fn tested(&self) -> impl Iterator<Item = FieldId> {
+        self.positives.iter().filter_map(|child| match &child.node {
+            Node::Column(test) => Some(test.field),
+            _ => None,
+        })
+    }
+
+    /// Lets no code of a field above `most` pass where it is tested. Whether it is.
+    pub(super) fn cap(&mut self, field: FieldId, most: u64) -> bool {
+        let mut tested = false;
+        for child in &mut self.positives {
+            if let Node::Column(test) = &mut child.node
+                && test.field == field
+            {
+                test.cap(most);
+                tested = true;
+                if test.ranges.is_empty() && test.unsure.is_empty() {
+                    child.node = Node::Nothing;
+                    child.estimate = 0;
+                }
+            }
+        }
+        self.positives.sort_by_key(|child| child.estimate);
+        tested
+    }
+}
+
+/// See [`And::take_range`].
+#[derive(Debug)]
+pub(super) struct Taken<'s> {
+    pub(super) range: (u64, u64),
+    child: Child<'s>,
 }
 
 /// The documents that are present.

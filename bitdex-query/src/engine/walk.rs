@@ -1,66 +1,18 @@
-//! The plan that walks the first sort key's column in order, and tests each id, until there are enough. Blocks that it
-//! comes to often are evaluated once.
+//! The plan that walks the first sort key's column in order, and tests each id, until there are enough.
 
 use super::{
     best::Best,
-    evaluate::{Matcher, block_of, id_of, within_block},
+    evaluate::{Matcher, id_of},
     order::{After, Sorter},
-    set::{Set, each_id},
+    probe::Probes,
+    set::each_id,
     watch,
 };
 use crate::{log::Result, state::ColumnView};
 
-/// Ids tested one by one in a block before all of it is evaluated.
-const TESTS: u32 = 6;
-
-/// What is known of the blocks that a walk came to.
-#[derive(Debug, Default)]
-struct Seen {
-    /// By block, as far as they go.
-    blocks: Vec<SeenBlock>,
-}
-
-#[derive(Debug, Default)]
-enum SeenBlock {
-    #[default]
-    New,
-    Tested(u32),
-    Evaluated(Set),
-}
-
-impl Seen {
-    /// Gives back its room.
-    fn leave(self, matcher: &mut Matcher<'_>) {
-        for block in self.blocks {
-            if let SeenBlock::Evaluated(set) = block {
-                matcher.pool.put_set(set);
-            }
-        }
-    }
-
-    fn contains(&mut self, matcher: &mut Matcher<'_>, id: u32) -> Result<bool> {
-        let number = block_of(id);
-        let at = usize::from(number);
-        if at >= self.blocks.len() {
-            self.blocks.resize_with(at + 1, SeenBlock::default);
-        }
-        let block = &mut self.blocks[at];
-        let tests = match block {
-            SeenBlock::Evaluated(set) => return Ok(set.contains(within_block(id))),
-            SeenBlock::New => 0,
-            SeenBlock::Tested(tests) => *tests,
-        };
-        if tests < TESTS {
-            *block = SeenBlock::Tested(tests + 1);
-            return matcher.contains(id);
-        }
-        let mut set = matcher.pool.set();
-        matcher.evaluate(number, &mut set)?;
-        let contains = set.contains(within_block(id));
-        *block = SeenBlock::Evaluated(set);
-        Ok(contains)
-    }
-}
+/// Ids taken from the column at once: few at first.
+const FIRST: usize = 64;
+const MOST: usize = 1024;
 
 /// A walk over a column. `range`: the codes that pass; then the filter of `matcher` does not test them again.
 #[derive(Debug, Clone, Copy)]
@@ -68,37 +20,49 @@ pub(super) struct Walk<'q, 's> {
     pub(super) sorter: &'q Sorter<'s>,
     pub(super) column: ColumnView<'s>,
     pub(super) range: Option<(u64, u64)>,
+    /// Rows with a greater code are hidden.
+    pub(super) cap: u64,
+    /// From this many steps on it gives up.
+    pub(super) steps: usize,
     pub(super) after: Option<&'q After>,
     pub(super) want: usize,
 }
 
-impl Walk<'_, '_> {
-    /// `to_nulls` narrows the matcher to ids without a value in the column, and answers the blocks where they may be.
-    pub(super) fn run<'m>(
+impl<'s> Walk<'_, 's> {
+    /// `None` where it gave up; the matcher is then as it was. `to_nulls` narrows it to ids without a value in the
+    /// column, and answers the blocks where they may be.
+    pub(super) fn run(
         self,
-        matcher: &mut Matcher<'m>,
-        to_nulls: impl FnOnce(&mut Matcher<'m>) -> Result<Vec<u16>>,
-    ) -> Result<Vec<u32>> {
+        matcher: &mut Matcher<'s>,
+        to_nulls: impl FnOnce(&mut Matcher<'s>) -> Result<Vec<u16>>,
+    ) -> Result<Option<Vec<u32>>> {
         let mut found = Vec::with_capacity(self.want.min(1024));
         let after_code = self.after.map(|after| self.sorter.after_code(after));
-        if after_code != Some(None) {
-            self.codes(matcher, after_code.flatten(), &mut found)?;
+        if after_code != Some(None) && !self.codes(matcher, after_code.flatten(), &mut found)? {
+            return Ok(None);
         }
         if found.len() < self.want && self.range.is_none() {
             let blocks = to_nulls(matcher)?;
             self.nulls(matcher, &blocks, after_code == Some(None), &mut found)?;
         }
-        Ok(found)
+        Ok(Some(found))
     }
 
-    fn codes(self, matcher: &mut Matcher<'_>, after_code: Option<u64>, found: &mut Vec<u32>) -> Result<()> {
+    /// Whether it came to its end.
+    fn codes(self, matcher: &mut Matcher<'s>, after_code: Option<u64>, found: &mut Vec<u32>) -> Result<bool> {
         let descending = self.sorter.first_descends();
         let (first, last) = self.range.unwrap_or((0, u64::MAX));
+        let last = last.min(self.cap);
         // The end of the range at which the walk begins, or the cursor's code where that comes later.
         let (start, end) = if descending { (last, first) } else { (first, last) };
         let start = after_code.map_or(start, |code| if descending { code.min(start) } else { code.max(start) });
-        let mut walk = self.column.walk(descending, Some((start, if descending { u32::MAX } else { 0 })))?;
         let plain = self.sorter.is_plain();
+        let id = match self.after {
+            Some(after) if plain && after_code == Some(start) => after.id(),
+            _ if descending => u32::MAX,
+            _ => 0,
+        };
+        let mut walk = self.column.walk(descending, Some((start, id)))?;
         let behind = |code: u64, id: u32| match (self.after, after_code) {
             (Some(after), Some(of)) if code == of => {
                 if descending {
@@ -109,38 +73,53 @@ impl Walk<'_, '_> {
             }
             _ => true,
         };
-        let mut seen = Seen::default();
+        let mut probes = Probes::default();
         let mut group: Option<(u64, Best<'_, '_>)> = None;
-        while let Some((code, id)) = walk.next()? {
-            watch::step()?;
-            if if descending { code < end } else { code > end } {
+        let mut pairs = matcher.pool.pairs();
+        let (mut steps, mut chunk, mut ended) = (0, FIRST, false);
+        'walk: while steps < self.steps {
+            pairs.clear();
+            walk.run(chunk, &mut pairs)?;
+            steps += pairs.len();
+            chunk = (chunk * 2).min(MOST);
+            // Until the walk goes on.
+            ended = true;
+            if pairs.is_empty() {
                 break;
             }
-            if plain {
-                if behind(code, id) && seen.contains(matcher, id)? && !matcher.is_hidden(id)? {
-                    found.push(id);
-                    if found.len() >= self.want {
-                        break;
+            for (code, id) in pairs.iter().copied() {
+                watch::step()?;
+                if if descending { code < end } else { code > end } {
+                    break 'walk;
+                }
+                if plain {
+                    if behind(code, id) && probes.contains(matcher, id)? && !matcher.is_hidden(id)? {
+                        found.push(id);
+                        if found.len() >= self.want {
+                            break 'walk;
+                        }
                     }
+                    continue;
                 }
-                continue;
-            }
-            if group.as_ref().is_none_or(|(of, _)| *of != code) {
-                found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());
-                if found.len() >= self.want {
-                    break;
+                if group.as_ref().is_none_or(|(of, _)| *of != code) {
+                    found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());
+                    if found.len() >= self.want {
+                        break 'walk;
+                    }
+                    group = Some((code, Best::new(self.sorter, self.after, self.want - found.len())));
                 }
-                group = Some((code, Best::new(self.sorter, self.after, self.want - found.len())));
+                if let Some((_, best)) = &mut group
+                    && probes.contains(matcher, id)?
+                {
+                    best.push(Some(code), id, || Ok(!matcher.is_hidden(id)?))?;
+                }
             }
-            if let Some((_, best)) = &mut group
-                && seen.contains(matcher, id)?
-            {
-                best.push(Some(code), id, || Ok(!matcher.is_hidden(id)?))?;
-            }
+            ended = false;
         }
         found.extend(group.map(|(_, best)| best.finish()).unwrap_or_default());
-        seen.leave(matcher);
-        Ok(())
+        probes.leave(matcher);
+        matcher.pool.put_pairs(pairs);
+        Ok(ended)
     }
 
     /// The rows without a value, which come last. The filter of `matcher` lets no others through.

@@ -24,7 +24,7 @@
 //! 6     order   u32: positions of ids that have a code
 //! ```
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use bitdex_proto::schema::FieldId;
 use bytemuck::{Pod, Zeroable};
@@ -33,6 +33,7 @@ use super::{
     BLOCKS_PER_SEGMENT, SEGMENT_BITS,
     keys::{Keys, KeysWriter},
     parts::{self, Part},
+    tops::{BlockTops, Tops},
 };
 use crate::{
     log::Result,
@@ -401,6 +402,7 @@ pub struct Column {
     codes: Part,
     order: Part,
     fences: Part,
+    tops: OnceLock<Option<Tops>>,
 }
 
 /// Of one block of a dense column.
@@ -437,7 +439,7 @@ impl Column {
         {
             return Err(section.damaged(heads_at, "its parts have other lengths than its numbers say"));
         }
-        Ok(Some(Self { section, segment, heads, values: values as usize, codes, order, fences }))
+        Ok(Some(Self { section, segment, heads, values: values as usize, codes, order, fences, tops: OnceLock::new() }))
     }
 
     /// Number of the segment.
@@ -446,8 +448,7 @@ impl Column {
     }
 
     fn head(&self, block: u16) -> Option<&Head> {
-        let first = (self.segment << (SEGMENT_BITS - 16)) as u16;
-        self.heads.get(usize::from(block.checked_sub(first)?))
+        self.heads.get(usize::from(block.checked_sub(self.first_block())?))
     }
 
     /// The code of an id of this segment; `None`: null.
@@ -498,6 +499,33 @@ impl Column {
         Ok(BlockReader { bytes: self.codes.slice(&self.section, head.at as usize, length)?, head: *head })
     }
 
+    /// Narrow bounds, where codes follow ids.
+    pub fn tops(&self) -> Result<Option<&Tops>> {
+        if let Some(tops) = self.tops.get() {
+            return Ok(tops.as_ref());
+        }
+        let mut readers = Vec::with_capacity(self.heads.len());
+        for (number, _) in (self.first_block()..=u16::MAX).zip(&self.heads) {
+            readers.push((number, self.reader(number)?));
+        }
+        Ok(self.tops.get_or_init(|| Tops::of(readers.into_iter())).as_ref())
+    }
+
+    /// [`Column::tops`] of a block.
+    pub fn block_tops(&self, block: u16) -> Result<Option<BlockTops<'_>>> {
+        let Some(n) = block.checked_sub(self.first_block()) else { return Ok(None) };
+        Ok(self.tops()?.and_then(|tops| tops.block(n.into())))
+    }
+
+    fn first_block(&self) -> u16 {
+        (self.segment << (SEGMENT_BITS - 16)) as u16
+    }
+
+    /// The largest code.
+    pub fn most(&self) -> Option<u64> {
+        self.heads.iter().filter(|head| head.count > 0).map(|head| head.max).max()
+    }
+
     /// Ids that have a value.
     pub fn len(&self) -> usize {
         self.values
@@ -513,11 +541,15 @@ impl Column {
         Ok(bytes.first_chunk().map_or(0, |bytes| self.id(*bytes)))
     }
 
-    /// The ids from a rank on, appended to `ids`: as many as there are, at most `count`.
-    pub fn ranked_from(&self, rank: usize, count: usize, ids: &mut Vec<u32>) -> Result<()> {
-        let count = count.min(self.values.saturating_sub(rank));
-        let bytes = self.order.slice::<u8>(&self.section, rank.saturating_mul(3), count * 3)?;
-        ids.extend(bytes.as_chunks::<3>().0.iter().map(|bytes| self.id(*bytes)));
+    /// (code, id) at these ranks, appended.
+    pub fn ranked_pairs(&self, ranks: std::ops::Range<usize>, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
+        let bytes = self.order.slice::<u8>(&self.section, ranks.start.saturating_mul(3), ranks.len() * 3)?;
+        for bytes in bytes.as_chunks::<3>().0 {
+            let id = self.id(*bytes);
+            if let Some(code) = self.get(id)? {
+                pairs.push((code, id));
+            }
+        }
         Ok(())
     }
 

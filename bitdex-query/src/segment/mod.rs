@@ -13,6 +13,7 @@ pub mod sets;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod tops;
 pub mod value;
 
 /// Ids of a block: 2^16.

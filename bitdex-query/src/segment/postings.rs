@@ -544,6 +544,15 @@ impl<'a> Posting<'a> {
         .unwrap_or_else(|| Err(self.postings.section.damaged(0, "a set has fewer blocks than it should have")))
     }
 
+    /// Number of the n-th block that is not empty.
+    pub fn number(&self, n: usize) -> Option<u16> {
+        match self.shape {
+            Shape::One { number, .. } => (n == 0).then_some(number),
+            Shape::Few { numbers, .. } => numbers.get(n).copied(),
+            Shape::Many { entries, .. } => entries.get(n).map(|entry| entry.number),
+        }
+    }
+
     /// A block by its number.
     pub fn block(&self, number: u16) -> Result<Block<'a>> {
         match self.shape {

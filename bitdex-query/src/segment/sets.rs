@@ -466,6 +466,39 @@ impl BlockBuffer {
         self.empty_if_none();
     }
 
+    /// Keeps what is in any of `blocks`.
+    pub fn and_any(&mut self, blocks: &[Block<'_>]) {
+        match self.form {
+            Form::Empty => {}
+            Form::Array => keep(&mut self.ids, |id| blocks.iter().any(|block| block.contains(id))),
+            Form::Bits => {
+                const CHUNK: usize = 64;
+                for at in (0..WORDS).step_by(CHUNK) {
+                    let mut any = [0_u64; CHUNK];
+                    for block in blocks {
+                        match block {
+                            Block::Empty => {}
+                            Block::Bits(words) => {
+                                any.iter_mut().zip(&words[at..at + CHUNK]).for_each(|(to, word)| *to |= word);
+                            }
+                            Block::Array(ids) => {
+                                let ids = ids.get(ids.partition_point(|id| usize::from(*id) < at * 64)..);
+                                let ids = ids.unwrap_or_default().iter().copied();
+                                for (n, bit) in ids.map(place).take_while(|(n, _)| *n < at + CHUNK) {
+                                    if let Some(to) = any.get_mut(n.wrapping_sub(at)) {
+                                        *to |= bit;
+                                    }
+                                }
+                            }
+                        }
+                    }
+                    self.words[at..at + CHUNK].iter_mut().zip(&any).for_each(|(to, any)| *to &= any);
+                }
+            }
+        }
+        self.empty_if_none();
+    }
+
     /// Takes out what is in `block`.
     pub fn and_not(&mut self, block: Block<'_>) {
         match (self.form, block) {

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod segments;
+mod tops;
 
 const STORE: u128 = 7;
 
@@ -444,9 +445,9 @@ fn columns_come_back_as_they_were_written() {
         assert_eq!(column.len(), codes.len());
         let mut order: Vec<(u64, u32)> = codes.iter().map(|(id, code)| (*code, *id)).collect();
         order.sort_unstable();
-        let mut ids = Vec::new();
-        column.ranked_from(0, usize::MAX, &mut ids).unwrap();
-        assert_eq!(ids, order.iter().map(|(_, id)| *id).collect::<Vec<_>>());
+        let mut pairs = Vec::new();
+        column.ranked_pairs(0..column.len(), &mut pairs).unwrap();
+        assert_eq!(pairs, order);
         let mut decoded = Vec::new();
         for block in 0..16 {
             let block = (segment << 4 | block) as u16;

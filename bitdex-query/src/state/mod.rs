@@ -30,7 +30,7 @@ pub use checkpoint::{Flushed, write_checkpoint};
 pub use decoded::Decoded;
 pub use files::Files;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, ColumnView, Operand};
+pub(crate) use view::{Bounds, CodeReader, ColumnView, Operand};
 
 use layer::Layer;
 use layout::{Layout, Place};

@@ -4,6 +4,7 @@
 //! Searches and counts are measured in a process that follows the same files as any reader, without a network
 //! (`search_…`), and through gRPC and HTTP (`grpc_…`, `http_…`). Each answer that Postgres gives too is compared.
 
+mod engine;
 mod ingest;
 mod load;
 mod measure;
@@ -41,6 +42,8 @@ pub enum Part {
     Ingest,
     /// The store by itself, at any size, without a database.
     Store,
+    /// Searches and counts by kind of query, over a store of any size that is kept; only where it is named.
+    Engine,
 }
 
 #[derive(Debug, Clone)]
@@ -67,7 +70,13 @@ pub async fn run(bench: Bench) -> Result<()> {
     if bench.wants(Part::Store) {
         store::measure(&bench, &mut results).await?;
     }
-    if bench.only != [Part::Store] {
+    if bench.only.contains(&Part::Engine) {
+        for millions in &bench.sizes {
+            let images = (millions * 1e6).round() as u32;
+            engine::run(&engine::Options { images, seed: bench.seed, queries: bench.queries, folder: None })?;
+        }
+    }
+    if bench.only.is_empty() || bench.only.iter().any(|part| !matches!(part, Part::Store | Part::Engine)) {
         with_databases(&bench, &mut results).await?;
     }
     step("Measured");

@@ -10,7 +10,8 @@ use crate::{
     log::Result,
     segment::{
         BLOCK_BITS, Index, SEGMENT_BITS,
-        columns::{BlockBounds, Column, SparseColumn},
+        columns::{BlockBounds, BlockReader, Column, SparseColumn},
+        tops::{BlockTops, Outlier, Tops},
     },
 };
 
@@ -72,10 +73,24 @@ impl<'s> ColumnView<'s> {
 
     /// Bounds of the codes of a block: no code in it lies outside, whatever the layer.
     pub(crate) fn bounds(&self, block: u16) -> Result<BlockBounds> {
-        let mut bounds = match self.base_of(block) {
+        let bounds = match self.base_of(block) {
             Some(column) => column.bounds(block)?,
             None => BlockBounds { count: 0, min: u64::MAX, max: 0 },
         };
+        self.widened(block, bounds)
+    }
+
+    /// As [`ColumnView::bounds`], without the outliers among the codes of the base.
+    pub(crate) fn inner_bounds(&self, block: u16) -> Result<BlockBounds> {
+        let Some(column) = self.base_of(block) else { return self.bounds(block) };
+        let mut bounds = column.bounds(block)?;
+        if let Some(tops) = column.block_tops(block)? {
+            bounds.max = tops.limit;
+        }
+        self.widened(block, bounds)
+    }
+
+    fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
         if let Some(checkpoint) = self.checkpoint {
             let positions = positions(checkpoint, block)?;
             if positions.len() <= EACH {
@@ -128,6 +143,61 @@ impl<'s> ColumnView<'s> {
         Ok(())
     }
 
+    /// What the base knows of a block whose codes follow the ids. Layers above may say something else of some ids.
+    pub(crate) fn tops(&self, block: u16) -> Result<Option<BlockTops<'s>>> {
+        self.base_of(block).map_or(Ok(None), |column| column.block_tops(block))
+    }
+
+    /// The outliers of each of the base's segments, descending. Layers above may say something else of them.
+    pub(crate) fn outliers(&self) -> Result<Vec<&'s [Outlier]>> {
+        let mut all = Vec::new();
+        for column in self.segments() {
+            all.extend(column.tops()?.map(Tops::outliers));
+        }
+        Ok(all)
+    }
+
+    /// No code is above this one; `None`: there is none.
+    pub(crate) fn most(&self) -> Result<Option<u64>> {
+        let mut most = self.segments().filter_map(Column::most).max();
+        if let Some(checkpoint) = self.checkpoint
+            && let Some(last) = checkpoint.values().checked_sub(1)
+        {
+            most = most.max(Some(checkpoint.ranked(last)?.0));
+        }
+        for layer in [self.frozen, self.active].into_iter().flatten() {
+            most = most.max(layer.ends().map(|(_, most)| most));
+        }
+        Ok(most)
+    }
+
+    /// The codes of one block, for many looks into it.
+    pub(crate) fn reader(&self, block: u16) -> Result<CodeReader<'s>> {
+        let base = match self.base_of(block) {
+            Some(column) => Some(column.reader(block)?),
+            None => None,
+        };
+        let mut overrides: Vec<(u16, Option<u64>)> = Vec::new();
+        if let Some(checkpoint) = self.checkpoint {
+            for position in positions(checkpoint, block)? {
+                let (id, code) = checkpoint.nth(position)?;
+                overrides.push((id as u16, code));
+            }
+        }
+        for layer in [self.frozen, self.active].into_iter().flatten() {
+            let below = overrides.len();
+            overrides.extend(layer.codes(ids(block)).map(|(id, code)| (id as u16, code)));
+            if below > 0 && overrides.len() > below {
+                // The layer above is right: of equal ids, the one that came last stays.
+                overrides.sort_by_key(|(id, _)| *id);
+                overrides.reverse();
+                overrides.dedup_by_key(|(id, _)| *id);
+                overrides.reverse();
+            }
+        }
+        Ok(CodeReader { base, overrides })
+    }
+
     /// Number of ids with codes from `first` to `last`, about.
     pub(crate) fn estimate(&self, first: u64, last: u64) -> Result<u64> {
         if first > last {
@@ -165,6 +235,44 @@ impl<'s> ColumnView<'s> {
 
     fn base_of(&self, block: u16) -> Option<&'s Column> {
         self.base(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+    }
+}
+
+/// See [`ColumnView::reader`].
+#[derive(Debug)]
+pub(crate) struct CodeReader<'s> {
+    base: Option<BlockReader<'s>>,
+    /// What layers above the base say, by id within the block.
+    overrides: Vec<(u16, Option<u64>)>,
+}
+
+impl CodeReader<'_> {
+    /// `id`: within the block.
+    #[inline]
+    pub(crate) fn get(&self, id: u16) -> Option<u64> {
+        if !self.overrides.is_empty()
+            && let Ok(at) = self.overrides.binary_search_by_key(&id, |(id, _)| *id)
+        {
+            return self.overrides.get(at).and_then(|(_, code)| *code);
+        }
+        self.base_code(id)
+    }
+
+    /// Without what layers above the base say.
+    #[inline]
+    pub(crate) fn base_code(&self, id: u16) -> Option<u64> {
+        self.base.as_ref().and_then(|base| base.get(id))
+    }
+
+    /// Whether a layer above the base says something of an id.
+    #[inline]
+    pub(crate) fn is_overridden(&self, id: u16) -> bool {
+        !self.overrides.is_empty() && self.overrides.binary_search_by_key(&id, |(id, _)| *id).is_ok()
+    }
+
+    /// What layers above the base say, by id within the block.
+    pub(crate) fn overrides(&self) -> &[(u16, Option<u64>)] {
+        &self.overrides
     }
 }
 

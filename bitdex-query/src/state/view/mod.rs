@@ -8,7 +8,7 @@ mod operand;
 mod terms;
 mod walk;
 
-pub(crate) use column::ColumnView;
+pub(crate) use column::{CodeReader, ColumnView};
 pub(crate) use document::DocumentView;
 pub(crate) use operand::Operand;
 pub(crate) use walk::Walk;

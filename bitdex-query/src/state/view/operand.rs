@@ -23,7 +23,7 @@ use crate::{
 };
 
 /// Blocks that a layer in memory changes, ascending; of most terms there are none.
-type Deltas<'s> = SmallVec<[(u16, &'s BlockDelta); 2]>;
+type Deltas<'s> = Vec<(u16, &'s BlockDelta)>;
 
 /// The set of one term over the whole index. Holds where it found it in each layer; a segment is asked when one of its
 /// blocks is first asked for.
@@ -34,7 +34,7 @@ pub(crate) struct Operand<'s> {
     /// `None`: `Exists`.
     term: Option<Value>,
     /// By position of the segment.
-    base: SmallVec<[Cell<Found<'s>>; 12]>,
+    base: SmallVec<[Cell<Found<'s>>; 2]>,
     /// What the checkpoint says came in, and went out.
     added: Option<Posting<'s>>,
     removed: Option<Posting<'s>>,
@@ -108,8 +108,10 @@ impl<'s> Operand<'s> {
     pub(crate) fn blocks(&self) -> Vec<u16> {
         let mut blocks = Vec::new();
         for (position, segment) in self.files.segments().iter().enumerate() {
-            let found = self.segment(position).and_then(|posting| push_blocks(posting, &mut blocks));
-            if found.is_err() {
+            let found = self.segment(position);
+            if let Ok(posting) = found {
+                push_blocks(posting, &mut blocks);
+            } else {
                 // Whoever reads one of them meets the damage.
                 let first = (segment.number() << (SEGMENT_BITS - BLOCK_BITS)) as u16;
                 blocks.retain(|block| *block < first);
@@ -117,9 +119,7 @@ impl<'s> Operand<'s> {
             }
         }
         let of_base = blocks.len();
-        if push_blocks(self.added, &mut blocks).is_err() {
-            return (0..=u16::MAX).collect();
-        }
+        push_blocks(self.added, &mut blocks);
         let grown = self.frozen.iter().chain(&self.active);
         blocks.extend(grown.filter(|(_, delta)| !delta.added.as_block().is_empty()).map(|(block, _)| *block));
         if blocks.len() > of_base {
@@ -158,6 +158,48 @@ impl<'s> Operand<'s> {
         Ok(if changed { combine(base, &changes, buffer) } else { base })
     }
 
+    /// The ids of one block where they lie in files; `None` where a layer above changes the block.
+    pub(crate) fn plain_block(&self, number: u16) -> Result<Option<Block<'s>>> {
+        for changed in [self.added, self.removed].into_iter().flatten() {
+            if !matches!(changed.block(number)?, Block::Empty) {
+                return Ok(None);
+            }
+        }
+        if find(&self.frozen, number).is_some() || find(&self.active, number).is_some() {
+            return Ok(None);
+        }
+        match self.base(number)? {
+            Some(posting) => posting.block(number).map(Some),
+            None => Ok(Some(Block::Empty)),
+        }
+    }
+
+    /// Whether an id is in the set; `number` and `id`: its block, and its number in there.
+    pub(crate) fn contains(&self, number: u16, id: u16) -> Result<bool> {
+        for delta in [&self.active, &self.frozen].into_iter().filter_map(|deltas| find(deltas, number)) {
+            if delta.added.as_block().contains(id) {
+                return Ok(true);
+            }
+            if delta.removed.as_block().contains(id) {
+                return Ok(false);
+            }
+        }
+        if let Some(added) = self.added
+            && added.block(number)?.contains(id)
+        {
+            return Ok(true);
+        }
+        if let Some(removed) = self.removed
+            && removed.block(number)?.contains(id)
+        {
+            return Ok(false);
+        }
+        match self.base(number)? {
+            Some(posting) => Ok(posting.block(number)?.contains(id)),
+            None => Ok(false),
+        }
+    }
+
     fn base(&self, block: u16) -> Result<Option<Posting<'s>>> {
         match self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS)) {
             Some(position) => self.segment(position),
@@ -192,15 +234,16 @@ fn deltas<'s>(layer: &'s Layer, field: FieldId, term: &Option<Value>) -> Deltas<
     range.map(|(key, delta)| (key.block, delta)).collect()
 }
 
-fn find<'s>(deltas: &Deltas<'s>, number: u16) -> Option<&'s BlockDelta> {
+fn find<'s>(deltas: &[(u16, &'s BlockDelta)], number: u16) -> Option<&'s BlockDelta> {
+    if deltas.is_empty() {
+        return None;
+    }
     let at = deltas.binary_search_by_key(&number, |(block, _)| *block).ok()?;
     deltas.get(at).map(|(_, delta)| *delta)
 }
 
-fn push_blocks(posting: Option<Posting<'_>>, blocks: &mut Vec<u16>) -> Result<()> {
-    let Some(posting) = posting else { return Ok(()) };
-    for n in 0..posting.blocks() {
-        blocks.push(posting.nth(n)?.0);
+fn push_blocks(posting: Option<Posting<'_>>, blocks: &mut Vec<u16>) {
+    if let Some(posting) = posting {
+        blocks.extend((0..posting.blocks()).map_while(|n| posting.number(n)));
     }
-    Ok(())
 }

@@ -11,27 +11,38 @@ use crate::{
     segment::columns::{Column, SparseColumn},
 };
 
+/// Pairs that a source decodes at once: few at first, since most walks end soon.
+const FIRST: usize = 32;
+const MOST: usize = 256;
+
 /// See [`ColumnView::walk`].
 ///
-/// Each layer gives its ids in order; the smallest head is next, unless a layer above overrides it. Only the source in
-/// use is outside the heap, so that a run out of one source costs one comparison an id.
+/// Each layer gives its ids in order, and the smallest head is next; what a layer above overrides is left out. A source
+/// decodes many at a time, and gives all of them that come before the other sources' heads.
 pub(crate) struct Walk<'s> {
     view: ColumnView<'s>,
     /// All bits set to walk down: then the smallest key is the last in the ascending order.
     flip: u128,
     sources: Vec<Source<'s>>,
     heads: BinaryHeap<Reverse<(u128, usize)>>,
-    current: Option<(u128, usize)>,
 }
 
-enum Source<'s> {
+struct Source<'s> {
+    of: Of<'s>,
+    /// Decoded; those before `at` were given.
+    buffer: Vec<(u64, u32)>,
+    at: usize,
+    chunk: usize,
+}
+
+enum Of<'s> {
     Segment { column: &'s Column, ranks: Ranks },
     Checkpoint { column: &'s SparseColumn, ranks: Ranks },
     Frozen(Order<'s>),
     Active(Order<'s>),
 }
 
-/// Ranks still to come, from `next` on in the walk's direction.
+/// Ranks still to come in the walk's direction.
 #[derive(Debug, Clone)]
 struct Ranks {
     range: std::ops::Range<usize>,
@@ -39,8 +50,16 @@ struct Ranks {
 }
 
 impl Ranks {
-    fn next(&mut self) -> Option<usize> {
-        if self.descending { self.range.next_back() } else { self.range.next() }
+    /// The next `count`, ascending.
+    fn take(&mut self, count: usize) -> std::ops::Range<usize> {
+        let count = count.min(self.range.len());
+        if self.descending {
+            self.range.end -= count;
+            self.range.end..self.range.end + count
+        } else {
+            self.range.start += count;
+            self.range.start - count..self.range.start
+        }
     }
 }
 
@@ -48,46 +67,37 @@ fn key(code: u64, id: u32) -> u128 {
     u128::from(code) << 32 | u128::from(id)
 }
 
-fn unpack(key: u128) -> (u64, u32) {
-    ((key >> 32) as u64, key as u32)
-}
-
 const KEY_BITS: u128 = (1 << 96) - 1;
 
 impl<'s> Walk<'s> {
     pub(super) fn new(view: ColumnView<'s>, descending: bool, from: Option<(u64, u32)>) -> Result<Self> {
-        let mut walk = Self {
-            view,
-            flip: if descending { KEY_BITS } else { 0 },
-            sources: Vec::new(),
-            heads: BinaryHeap::new(),
-            current: None,
-        };
+        let flip = if descending { KEY_BITS } else { 0 };
+        let mut walk = Self { view, flip, sources: Vec::new(), heads: BinaryHeap::new() };
         for column in view.segments() {
             let head = |rank| {
                 let id = column.ranked(rank)?;
                 Ok((column.get(id)?.unwrap_or_default(), id))
             };
             let range = positioned(column.len(), descending, from, head, |code, id| column.rank(code, id))?;
-            walk.push(Source::Segment { column, ranks: Ranks { range, descending } })?;
+            walk.push(Of::Segment { column, ranks: Ranks { range, descending } })?;
         }
         if let Some(column) = view.checkpoint {
             let head = |rank| column.ranked(rank);
             let range = positioned(column.values(), descending, from, head, |code, id| column.rank(code, id))?;
-            walk.push(Source::Checkpoint { column, ranks: Ranks { range, descending } })?;
+            walk.push(Of::Checkpoint { column, ranks: Ranks { range, descending } })?;
         }
         if let Some(layer) = view.frozen {
-            walk.push(Source::Frozen(ordered(layer, descending, from)))?;
+            walk.push(Of::Frozen(ordered(layer, descending, from)))?;
         }
         if let Some(layer) = view.active {
-            walk.push(Source::Active(ordered(layer, descending, from)))?;
+            walk.push(Of::Active(ordered(layer, descending, from)))?;
         }
-        walk.current = walk.heads.pop().map(|Reverse(head)| head);
         Ok(walk)
     }
 
-    fn push(&mut self, mut source: Source<'s>) -> Result<()> {
-        if let Some((code, id)) = source.next(&self.view, self.flip != 0)? {
+    fn push(&mut self, of: Of<'s>) -> Result<()> {
+        let mut source = Source { of, buffer: Vec::new(), at: 0, chunk: FIRST };
+        if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
             self.heads.push(Reverse((key(code, id) ^ self.flip, self.sources.len())));
             self.sources.push(source);
         }
@@ -95,64 +105,113 @@ impl<'s> Walk<'s> {
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<(u64, u32)>> {
-        let Some((head, at)) = self.current else { return Ok(None) };
-        let next = match self.sources.get_mut(at) {
-            Some(source) => source.next(&self.view, self.flip != 0)?,
-            None => None,
-        };
-        self.current = match next {
-            Some((code, id)) => {
-                let next = (key(code, id) ^ self.flip, at);
-                match self.heads.peek_mut() {
-                    Some(mut least) if least.0 < next => Some(std::mem::replace(&mut *least, Reverse(next)).0),
-                    _ => Some(next),
+        let Some(Reverse((_, n))) = self.heads.pop() else { return Ok(None) };
+        let Some(source) = self.sources.get_mut(n) else { return Ok(None) };
+        let next = source.head(&self.view, self.flip != 0)?;
+        source.at += 1;
+        if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
+            self.heads.push(Reverse((key(code, id) ^ self.flip, n)));
+        }
+        Ok(next)
+    }
+
+    /// Appends (code, id) of the next ids, up to `most`; none only at the end.
+    pub(crate) fn run(&mut self, most: usize, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
+        let to = pairs.len() + most;
+        while pairs.len() < to
+            && let Some(Reverse((_, n))) = self.heads.pop()
+        {
+            let others = self.heads.peek().map_or(u128::MAX, |Reverse((key, _))| *key);
+            let Some(source) = self.sources.get_mut(n) else { continue };
+            while let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
+                let key = key(code, id) ^ self.flip;
+                if key > others || pairs.len() >= to {
+                    self.heads.push(Reverse((key, n)));
+                    break;
                 }
+                pairs.push((code, id));
+                source.at += 1;
             }
-            None => self.heads.pop().map(|Reverse(head)| head),
-        };
-        Ok(Some(unpack(head ^ self.flip)))
+        }
+        Ok(())
     }
 }
 
-impl Source<'_> {
+impl<'s> Source<'s> {
     /// The next id of which no layer above says something else.
-    fn next(&mut self, view: &ColumnView<'_>, descending: bool) -> Result<Option<(u64, u32)>> {
-        let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.get(id).is_some());
-        match self {
-            Self::Segment { column, ranks } => {
-                while let Some(rank) = ranks.next() {
-                    let id = column.ranked(rank)?;
-                    if overrides(view.active, id) || overrides(view.frozen, id) {
-                        continue;
-                    }
-                    if let Some(checkpoint) = view.checkpoint
-                        && checkpoint.get(id)?.is_some()
-                    {
-                        continue;
-                    }
-                    if let Some(code) = column.get(id)? {
-                        return Ok(Some((code, id)));
-                    }
-                }
-                Ok(None)
+    #[inline]
+    fn head(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<Option<(u64, u32)>> {
+        while self.at >= self.buffer.len() {
+            self.at = 0;
+            self.buffer.clear();
+            if !self.fill(view, descending)? {
+                return Ok(None);
             }
-            Self::Checkpoint { column, ranks } => {
-                while let Some(rank) = ranks.next() {
+        }
+        Ok(self.buffer.get(self.at).copied())
+    }
+
+    /// Decodes the next ids; of those there may be none left that count. False at the end.
+    fn fill(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<bool> {
+        let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.get(id).is_some());
+        let count = self.chunk;
+        self.chunk = (count * 2).min(MOST);
+        let buffer = &mut self.buffer;
+        match &mut self.of {
+            Of::Segment { column, ranks } => {
+                let ranks = ranks.take(count);
+                if ranks.is_empty() {
+                    return Ok(false);
+                }
+                column.ranked_pairs(ranks, buffer)?;
+                if view.active.is_some() || view.frozen.is_some() {
+                    buffer.retain(|(_, id)| !overrides(view.active, *id) && !overrides(view.frozen, *id));
+                }
+                if let Some(checkpoint) = view.checkpoint {
+                    let mut failed = Ok(());
+                    buffer.retain(|(_, id)| match checkpoint.get(*id) {
+                        Ok(found) => found.is_none(),
+                        Err(error) => {
+                            failed = Err(error);
+                            false
+                        }
+                    });
+                    failed?;
+                }
+            }
+            Of::Checkpoint { column, ranks } => {
+                let ranks = ranks.take(count);
+                if ranks.is_empty() {
+                    return Ok(false);
+                }
+                for rank in ranks {
                     let (code, id) = column.ranked(rank)?;
                     if !overrides(view.active, id) && !overrides(view.frozen, id) {
-                        return Ok(Some((code, id)));
+                        buffer.push((code, id));
                     }
                 }
-                Ok(None)
             }
-            Self::Frozen(ids) => loop {
-                match step(ids, descending) {
-                    Some((_, id)) if overrides(view.active, id) => {}
-                    next => return Ok(next),
+            Of::Frozen(ids) => {
+                let mut left = count;
+                while left > 0
+                    && let Some((code, id)) = step(ids, descending)
+                {
+                    left -= 1;
+                    if !overrides(view.active, id) {
+                        buffer.push((code, id));
+                    }
                 }
-            },
-            Self::Active(ids) => Ok(step(ids, descending)),
+                return Ok(left < count);
+            }
+            Of::Active(ids) => {
+                buffer.extend((0..count).map_while(|_| step(ids, descending)));
+                return Ok(!buffer.is_empty());
+            }
         }
+        if descending {
+            buffer.reverse();
+        }
+        Ok(true)
     }
 }
 
@@ -201,9 +260,6 @@ fn positioned(
 
 impl fmt::Debug for Walk<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Walk")
-            .field("descending", &(self.flip != 0))
-            .field("current", &self.current)
-            .finish_non_exhaustive()
+        f.debug_struct("Walk").field("descending", &(self.flip != 0)).finish_non_exhaustive()
     }
 }

@@ -19,7 +19,7 @@ use super::rows::Rows;
 use crate::bench::Latencies;
 
 /// A cursor of the source "postgres", the n-th of a made-up history.
-pub(super) fn cursor(n: u64) -> Bytes {
+pub(in crate::bench) fn cursor(n: u64) -> Bytes {
     format!("{}:{}:|bench-{n}", 1_000 + n, 1_000 + n).into()
 }
 
@@ -137,7 +137,10 @@ pub(super) async fn load(client: &IngestClient, schema: &Schema, rows: &Rows) ->
 }
 
 /// The rows of metrics, as batches of ops.
-pub(super) fn metrics(schema: &Schema, rows: &[(u32, [i32; 3])]) -> Result<impl Iterator<Item = Vec<wire::Op>>> {
+pub(in crate::bench) fn metrics(
+    schema: &Schema,
+    rows: &[(u32, [i32; 3])],
+) -> Result<impl Iterator<Item = Vec<wire::Op>>> {
     let (source, _) = schema.source("events").context("no source events")?;
     Ok(rows.chunks(10_000).map(move |rows| {
         let op = |(id, sums): &(u32, [i32; 3])| {

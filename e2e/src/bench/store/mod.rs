@@ -4,9 +4,9 @@
 //! searches while ingestion is paced.
 
 mod fan_out;
-mod feed;
+pub(super) mod feed;
 mod ops;
-mod rows;
+pub(super) mod rows;
 mod watch;
 
 use std::{

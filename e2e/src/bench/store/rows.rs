@@ -32,38 +32,67 @@ const FRAME: usize = 1 << 20;
 
 /// One part of a load: frames of whole rows, each behind its length, in a file.
 #[derive(Debug, Clone)]
-pub(super) struct Part {
-    pub(super) part: wire::LoadPart,
-    pub(super) rows: u64,
+pub(in crate::bench) struct Part {
+    pub(in crate::bench) part: wire::LoadPart,
+    pub(in crate::bench) rows: u64,
     file: PathBuf,
 }
 
 impl Part {
     /// Calls `each` with frame after frame, and removes the file.
-    pub(super) async fn send(&self, mut each: impl AsyncFnMut(Bytes) -> Result<()>) -> Result<()> {
-        let mut file = BufReader::with_capacity(FRAME, File::open(&self.file)?);
+    pub(in crate::bench) async fn send(&self, mut each: impl AsyncFnMut(Bytes) -> Result<()>) -> Result<()> {
+        let mut frames = self.frames()?;
+        while let Some(frame) = frames.next()? {
+            each(frame).await?;
+        }
+        self.remove()
+    }
+
+    /// As [`Part::send`], without waiting.
+    pub(in crate::bench) fn each(&self, mut each: impl FnMut(Bytes) -> Result<()>) -> Result<()> {
+        let mut frames = self.frames()?;
+        while let Some(frame) = frames.next()? {
+            each(frame)?;
+        }
+        self.remove()
+    }
+
+    fn frames(&self) -> Result<Frames> {
+        Ok(Frames(BufReader::with_capacity(FRAME, File::open(&self.file)?)))
+    }
+
+    fn remove(&self) -> Result<()> {
+        std::fs::remove_file(&self.file).context("remove a part that was sent")
+    }
+}
+
+struct Frames(BufReader<File>);
+
+impl Frames {
+    /// The next frame that holds rows.
+    fn next(&mut self) -> Result<Option<Bytes>> {
         let mut length = [0; 4];
-        while file.read_exact(&mut length).is_ok() {
+        while self.0.read_exact(&mut length).is_ok() {
             let mut frame = vec![0; u32::from_le_bytes(length) as usize];
-            file.read_exact(&mut frame)?;
+            self.0.read_exact(&mut frame)?;
             if !frame.is_empty() {
-                each(frame.into()).await?;
+                return Ok(Some(frame.into()));
             }
         }
-        std::fs::remove_file(&self.file).context("remove a part that was sent")
+        Ok(None)
     }
 }
 
 /// Everything that was made.
 #[derive(Debug)]
-pub(super) struct Rows {
-    pub(super) parts: Vec<Part>,
-    pub(super) metrics: Vec<(u32, [i32; 3])>,
-    pub(super) documents: u64,
-    pub(super) member_rows: u64,
+pub(in crate::bench) struct Rows {
+    pub(in crate::bench) parts: Vec<Part>,
+    pub(in crate::bench) metrics: Vec<(u32, [i32; 3])>,
+    pub(in crate::bench) documents: u64,
+    pub(in crate::bench) member_rows: u64,
     /// Bytes of the values themselves: 8 for a timestamp, 4 for an int or a member, 1 for a bool, a text's own.
-    pub(super) value_bytes: u64,
-    pub(super) generator: Generator,
+    pub(in crate::bench) value_bytes: u64,
+    pub(in crate::bench) generator: Generator,
 }
 
 /// A value of a row.
@@ -127,12 +156,12 @@ fn row<'a>(schema: &Schema, source: SourceId, mut cell: impl FnMut(&str) -> Resu
 }
 
 /// The op that puts an image's row.
-pub(super) fn image_op(schema: &Schema, image: &Image) -> Result<Op> {
+pub(in crate::bench) fn image_op(schema: &Schema, image: &Image) -> Result<Op> {
     let row = row(schema, DOCUMENT_SOURCE, |column| of_image(image, column))?;
     Ok(Op::Upsert { source: DOCUMENT_SOURCE, key: image.id.into(), row: Some(row) })
 }
 
-pub(super) fn post_op(schema: &Schema, source: SourceId, post: &Post) -> Result<Op> {
+pub(in crate::bench) fn post_op(schema: &Schema, source: SourceId, post: &Post) -> Result<Op> {
     let row = row(schema, source, |column| of_post(post, column))?;
     Ok(Op::Upsert { source, key: post.id.into(), row: Some(row) })
 }
@@ -255,7 +284,7 @@ impl Writer {
 }
 
 /// Makes all rows of the workload, as files of this folder.
-pub(super) fn make(workload: Workload, schema: &Schema, folder: &Path) -> Result<Rows> {
+pub(in crate::bench) fn make(workload: Workload, schema: &Schema, folder: &Path) -> Result<Rows> {
     let source = |name: &str| schema.source(name).map(|(id, _)| id).with_context(|| format!("no source {name}"));
     let mut writers: Vec<Writer> = (0..schema.sources.len()).map(|id| Writer::new(folder, schema, id)).collect();
     let (post, version, model) = (source("post")?, source("version")?, source("model")?);

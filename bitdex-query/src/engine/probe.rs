@@ -1,0 +1,162 @@
+//! Membership of single ids: where the operands of a block lie is sought once, at the first id that falls into it; from a
+//! number of ids on, all of the block is evaluated.
+
+use super::{
+    evaluate::{Matcher, block_of, within_block},
+    set::Set,
+    tree::{And, Node},
+};
+use crate::{log::Result, segment::sets::Block};
+
+/// Ids tested one by one in a block before all of it is evaluated.
+const TESTS: u16 = 64;
+
+/// What is known of the blocks that were come to.
+#[derive(Debug, Default)]
+pub(super) struct Probes<'s> {
+    /// By block, as far as they go.
+    blocks: Vec<Seen>,
+    steps: Vec<Step<'s>>,
+}
+
+#[derive(Debug, Default)]
+enum Seen {
+    #[default]
+    New,
+    Nothing,
+    /// From where to where its steps stand, and ids tested.
+    Steps(u32, u32, u16),
+    Evaluated(Set),
+}
+
+/// One test of an id.
+#[derive(Debug, Clone, Copy)]
+enum Step<'s> {
+    Must(Block<'s>),
+    MustNot(Block<'s>),
+    /// One of several in a row; how many there are behind it.
+    Any(Block<'s>, u32),
+    /// An operand that does not lie as one block in a file: its place among the positives, or the negatives.
+    Positive(u32),
+    Negative(u32),
+}
+
+impl<'s> Probes<'s> {
+    pub(super) fn contains(&mut self, matcher: &mut Matcher<'s>, id: u32) -> Result<bool> {
+        let number = block_of(id);
+        let at = usize::from(number);
+        if at >= self.blocks.len() {
+            self.blocks.resize_with(at + 1, Seen::default);
+        }
+        if let Some(Seen::New) = self.blocks.get(at) {
+            let first = self.steps.len();
+            let may = compile(&matcher.root, number, &mut self.steps)?;
+            let seen = if may { Seen::Steps(first as u32, self.steps.len() as u32, 0) } else { Seen::Nothing };
+            if let Some(block) = self.blocks.get_mut(at) {
+                *block = seen;
+            }
+        }
+        match self.blocks.get_mut(at) {
+            Some(Seen::Evaluated(set)) => Ok(set.contains(within_block(id))),
+            Some(Seen::Steps(first, last, tested)) if *tested < TESTS => {
+                *tested += 1;
+                let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
+                passes(steps, &matcher.root, id)
+            }
+            Some(seen @ Seen::Steps(..)) => {
+                let mut set = matcher.pool.set();
+                matcher.evaluate(number, &mut set)?;
+                let contains = set.contains(within_block(id));
+                *seen = Seen::Evaluated(set);
+                Ok(contains)
+            }
+            Some(Seen::New | Seen::Nothing) | None => Ok(false),
+        }
+    }
+
+    /// Gives back its room.
+    pub(super) fn leave(self, matcher: &mut Matcher<'_>) {
+        for block in self.blocks {
+            if let Seen::Evaluated(set) = block {
+                matcher.pool.put_set(set);
+            }
+        }
+    }
+}
+
+/// Whether any id of the block may pass.
+fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>) -> Result<bool> {
+    for (child, n) in root.positives.iter().zip(0..) {
+        match &child.node {
+            Node::Nothing => return Ok(false),
+            Node::Term(operand) => match operand.plain_block(number)? {
+                Some(Block::Empty) => return Ok(false),
+                Some(block) => steps.push(Step::Must(block)),
+                None => steps.push(Step::Positive(n)),
+            },
+            Node::Union(union) => {
+                let first = steps.len();
+                for operand in union.of_block(number) {
+                    match operand.plain_block(number)? {
+                        Some(Block::Empty) => {}
+                        Some(block) => steps.push(Step::Any(block, 0)),
+                        None => {
+                            steps.truncate(first);
+                            steps.push(Step::Positive(n));
+                            break;
+                        }
+                    }
+                }
+                let group = steps.get_mut(first..).unwrap_or_default();
+                if group.is_empty() {
+                    return Ok(false);
+                }
+                for (step, behind) in group.iter_mut().rev().zip(0..) {
+                    if let Step::Any(_, left) = step {
+                        *left = behind;
+                    }
+                }
+            }
+            _ => steps.push(Step::Positive(n)),
+        }
+    }
+    for (child, n) in root.negatives.iter().zip(0..) {
+        match &child.node {
+            Node::Nothing => {}
+            Node::Term(operand) => match operand.plain_block(number)? {
+                Some(Block::Empty) => {}
+                Some(block) => steps.push(Step::MustNot(block)),
+                None => steps.push(Step::Negative(n)),
+            },
+            _ => steps.push(Step::Negative(n)),
+        }
+    }
+    Ok(true)
+}
+
+fn passes(steps: &[Step<'_>], root: &And<'_>, id: u32) -> Result<bool> {
+    let within = within_block(id);
+    let mut at = 0;
+    while let Some(step) = steps.get(at) {
+        at += 1;
+        match step {
+            Step::Must(block) if !block.contains(within) => return Ok(false),
+            Step::MustNot(block) if block.contains(within) => return Ok(false),
+            Step::Must(_) | Step::MustNot(_) => {}
+            Step::Any(block, behind) => match block.contains(within) {
+                true => at += *behind as usize,
+                false if *behind == 0 => return Ok(false),
+                false => {}
+            },
+            Step::Positive(n) => match root.positives.get(*n as usize) {
+                Some(child) if child.node.contains(id)? => {}
+                _ => return Ok(false),
+            },
+            Step::Negative(n) => match root.negatives.get(*n as usize) {
+                Some(child) if child.node.contains(id)? => return Ok(false),
+                _ => {}
+            },
+        }
+    }
+    Ok(true)
+}

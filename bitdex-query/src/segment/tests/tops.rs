@@ -1,0 +1,67 @@
+use rand::RngExt as _;
+
+use super::{BTreeMap, Column, ColumnWriter, File};
+use crate::{
+    segment::tops::LANE,
+    testing::{scaled, seeded},
+};
+
+const SEGMENT: u32 = 3;
+
+fn column(file: &File, codes: &BTreeMap<u32, u64>) -> Column {
+    let pack = file.write(|pack| {
+        let mut writer = ColumnWriter::dense(4, SEGMENT);
+        codes.iter().for_each(|(id, code)| writer.push(*id, Some(*code)));
+        writer.finish(pack).unwrap();
+    });
+    Column::open(&pack, 4).unwrap().unwrap()
+}
+
+#[test]
+fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
+    let mut rng = seeded();
+    for _ in 0..scaled(6) {
+        let (thin, late) = (rng.random_range(1..20), rng.random_range(120..400));
+        let mut codes = BTreeMap::new();
+        for n in 0..200_000_u32 {
+            if n % thin == 0 {
+                let about = 1_000_000 + u64::from(n) * 1_000 + rng.random_range(0..500_000);
+                let code = if rng.random_range(0..late) == 0 { rng.random_range(about..400_000_000) } else { about };
+                codes.insert(SEGMENT << 20 | n, code);
+            }
+        }
+        let file = File::new();
+        let column = column(&file, &codes);
+        let mut listed = Vec::new();
+        for block in 0..4_u16 {
+            let number = (SEGMENT << 4) as u16 | block;
+            let tops = column.block_tops(number).unwrap().unwrap();
+            let of_block = || codes.iter().filter(|(id, _)| (*id >> 16) as u16 == number);
+            assert_eq!(of_block().map(|(_, code)| *code).min(), Some(tops.min));
+            assert_eq!(of_block().map(|(_, code)| *code).max(), Some(tops.most));
+            assert!(tops.outliers.is_sorted_by_key(|outlier| outlier.id));
+            for (id, code) in of_block() {
+                let lane = tops.lanes[(id & 0xffff) as usize / LANE];
+                let outlier = tops.outliers.iter().any(|outlier| (outlier.id, outlier.code) == (*id, *code));
+                assert_eq!(outlier, *code > tops.limit);
+                assert!(outlier || lane.min <= *code && *code <= lane.limit);
+            }
+            listed.extend(tops.outliers.iter().map(|outlier| (outlier.code, outlier.id)));
+            // What lies far above is told apart: 65 536 ids make up 65 536 000.
+            let width = tops.limit - tops.min;
+            assert!(width < 90_000_000, "block {block} reaches over {width}, {} outliers", tops.outliers.len());
+        }
+        listed.sort_unstable_by(|a, b| b.cmp(a));
+        let all: Vec<_> =
+            column.tops().unwrap().unwrap().outliers().iter().map(|outlier| (outlier.code, outlier.id)).collect();
+        assert_eq!(all, listed);
+    }
+}
+
+#[test]
+fn there_are_none_where_codes_do_not_follow_ids() {
+    let mut rng = seeded();
+    let codes = (0..100_000).map(|n| (SEGMENT << 20 | n, rng.random_range(0..1_000))).collect();
+    assert!(column(&File::new(), &codes).tops().unwrap().is_none());
+    assert!(column(&File::new(), &BTreeMap::new()).tops().unwrap().is_none());
+}
