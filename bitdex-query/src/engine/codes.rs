@@ -155,6 +155,15 @@ impl ColumnTest<'_> {
 
     /// Takes the ids out that pass.
     pub(super) fn exclude(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+        if let (Some(tops), Some(range)) = (self.column.tops(number)?, self.range())
+            && tops.limit < range.0
+        {
+            let mut buffer = pool.buffer();
+            self.listed(number, &tops, range, &mut buffer.ids)?;
+            set.and_not(Block::of(&buffer.ids));
+            pool.put_buffer(buffer);
+            return Ok(());
+        }
         match self.share(number)? {
             Share::None => Ok(()),
             Share::All => self.with_exists(number, pool, |block| set.and_not(block)),
@@ -167,6 +176,23 @@ impl ColumnTest<'_> {
                 Ok(())
             }
         }
+    }
+
+    /// The ids that pass where of the base's codes only outliers do; ascending.
+    fn listed(&self, number: u16, tops: &BlockTops<'_>, (first, last): (u64, u64), ids: &mut Vec<u16>) -> Result<()> {
+        let passes = |code: u64| first <= code && code <= last;
+        let passing = tops.outliers.iter().filter(|outlier| passes(outlier.code));
+        ids.clear();
+        ids.extend(passing.map(|outlier| within_block(outlier.id)));
+        let mut overrides = self.column.overrides(number)?;
+        if overrides.is_empty() {
+            return Ok(());
+        }
+        ids.retain(|id| overrides.binary_search_by_key(id, |(id, _)| *id).is_err());
+        overrides.retain(|(_, code)| code.is_some_and(passes));
+        ids.extend(overrides.iter().map(|(id, _)| *id));
+        ids.sort_unstable();
+        Ok(())
     }
 
     fn with_exists(&self, number: u16, pool: &mut Pool, then: impl FnOnce(Block<'_>)) -> Result<()> {

@@ -6,6 +6,7 @@ use std::cmp::Reverse;
 use super::{
     best::Best,
     evaluate::{Matcher, block_of, id_of, within_block},
+    hidden::Shown,
     order::{After, Sorter},
     set::{Set, each_id},
     watch,
@@ -19,18 +20,25 @@ use crate::{
 /// Of so many ids of a block all codes are read.
 const FEW: u32 = 256;
 
-/// Rows with a greater code of the first key than `cap` are hidden.
+/// `shown`: of the codes of the first key.
 pub(super) fn gather(
     matcher: &mut Matcher<'_>,
     sorter: &Sorter<'_>,
-    cap: u64,
+    shown: &Shown,
     blocks: &[u16],
     after: Option<&After>,
     want: usize,
 ) -> Result<Vec<u32>> {
     let mut best = Best::new(sorter, after, want);
     match sorter.first() {
-        Some(column) => by_column(matcher, column, cap, sorter.first_descends(), blocks, &mut best)?,
+        Some(column) => {
+            for id in &shown.spared {
+                if matcher.contains(*id)? {
+                    best.push(column.get(*id)?, *id, || Ok(true))?;
+                }
+            }
+            by_column(matcher, column, shown.most, sorter.first_descends(), blocks, &mut best)?;
+        }
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
     }
     Ok(best.finish())

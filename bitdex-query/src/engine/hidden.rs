@@ -1,40 +1,41 @@
 //! What is hidden at a clock: documents whose `visible_at` is later.
 
-use bitdex_proto::{
-    schema::{FieldId, Function, Origin},
-    value::{FieldType, Value},
-};
+use bitdex_proto::{schema::FieldId, value::Value};
+use smallvec::SmallVec;
 
 use crate::{log::Result, segment::value::ValueRef, state::State};
 
-/// The code of `field` above which exactly the hidden documents are, at a clock; `None` where the field does not tell.
+/// What of a field's codes shows.
+#[derive(Debug, Clone)]
+pub(super) struct Shown {
+    /// Documents with a greater code are hidden,
+    pub(super) most: u64,
+    /// but for these, ascending.
+    pub(super) spared: SmallVec<[u32; 4]>,
+}
+
+impl Shown {
+    pub(super) const ALL: Self = Self { most: u64::MAX, spared: SmallVec::new_const() };
+}
+
+/// What shows of a field that tells; `None` where it does not.
 ///
-/// It does where it is `visible_at` itself, and where it is the greatest of that and of others none of which is later
+/// It does where it is `visible_at` itself, and where it is the greatest of that and of others that are hardly ever later
 /// than the clock. A document without a value in it has no `visible_at` either, and shows.
-pub(super) fn cap(state: &State, field: FieldId, now_us: i64) -> Result<Option<u64>> {
+pub(super) fn shown(state: &State, field: FieldId, now_us: i64) -> Result<Option<Shown>> {
     let schema = state.schema();
     let Some(visible) = schema.visible_at else { return Ok(None) };
-    let now = ValueRef::of(&Value::Int(now_us)).code();
+    let most = ValueRef::of(&Value::Int(now_us)).code();
     if field == visible {
-        return Ok(Some(now));
+        return Ok(Some(Shown { most, spared: SmallVec::new() }));
     }
-    let Some(Origin::Derived { function: Function::Greatest, inputs }) =
-        schema.fields.get(field).map(|field| &field.origin)
-    else {
-        return Ok(None);
-    };
-    if !inputs.contains(&visible) {
+    if !state.follows_visible_at(field) {
         return Ok(None);
     }
-    for input in inputs.iter().filter(|input| **input != visible) {
-        let timestamp = schema.fields.get(*input).is_some_and(|field| field.ty == FieldType::Timestamp);
-        let later = match state.column(*input) {
-            Some(column) if timestamp => column.most()?.is_some_and(|most| most > now),
-            _ => true,
-        };
-        if later {
-            return Ok(None);
-        }
-    }
-    Ok(Some(now))
+    let (Some(column), Some(visible_at)) = (state.column(field), state.column(visible)) else { return Ok(None) };
+    Ok(column.ahead(&visible_at, most)?.map(|mut spared| {
+        spared.sort_unstable();
+        spared.dedup();
+        Shown { most, spared }
+    }))
 }

@@ -42,6 +42,7 @@ use smallvec::SmallVec;
 use self::{
     evaluate::{Matcher, Pool},
     filter::Test,
+    hidden::Shown,
     order::{After, Order, Sorter},
     plan::{Estimates, Plan},
     tree::Resolver,
@@ -161,8 +162,9 @@ fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>) -> 
         // A test that lets no hidden document pass makes up for the other.
         let tested: SmallVec<[FieldId; 4]> = root.tested().collect();
         for field in tested {
-            if let Some(most) = hidden::cap(state, field, now_us)?
-                && root.cap(field, most)
+            if let Some(shown) = hidden::shown(state, field, now_us)?
+                && shown.spared.is_empty()
+                && root.cap(field, shown.most)
             {
                 hidden = None;
             }
@@ -187,11 +189,11 @@ fn page<'s>(
         return Ok(Vec::new());
     }
     let first = order.first();
-    let mut cap = u64::MAX;
+    let mut shown = Shown::ALL;
     if let (Some(now_us), true) = (matcher.now_us, matcher.hidden.is_some())
-        && let Some(most) = hidden::cap(state, first.field, now_us)?
+        && let Some(by_code) = hidden::shown(state, first.field, now_us)?
     {
-        cap = most;
+        shown = by_code;
         matcher.hidden = None;
     }
     let mut steps = usize::MAX;
@@ -199,7 +201,8 @@ fn page<'s>(
         Some(plan) => plan,
         None => {
             let range = matcher.root.range(first.field);
-            let estimates = Estimates::new(&matcher.root, &sorter, &blocks, range, cap, want, state.documents())?;
+            let estimates =
+                Estimates::new(&matcher.root, &sorter, &blocks, range, shown.most, want, state.documents())?;
             steps = estimates.patience();
             estimates.cheaper()
         }
@@ -208,7 +211,7 @@ fn page<'s>(
     if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
         let taken = matcher.root.take_range(first.field, resolver.presence())?;
         let range = taken.as_ref().map(|taken| taken.range);
-        let walk = Walk { sorter: &sorter, column, range, cap, steps, after, want };
+        let walk = Walk { sorter: &sorter, column, range, shown: &shown, steps, after, want };
         let found = walk.run(matcher, |matcher| {
             matcher.root.negatives.push(resolver.exists(first.field)?);
             matcher.root.blocks(&all)
@@ -219,7 +222,7 @@ fn page<'s>(
             (None, None) => {}
         }
     }
-    Ok(gather::gather(matcher, &sorter, cap, &blocks, after, want)?)
+    Ok(gather::gather(matcher, &sorter, &shown, &blocks, after, want)?)
 }
 
 /// `up_to`: counting ends with the block in which so many are reached.

@@ -3,6 +3,7 @@
 use super::{
     best::Best,
     evaluate::{Matcher, id_of},
+    hidden::Shown,
     order::{After, Sorter},
     probe::Probes,
     set::each_id,
@@ -20,8 +21,7 @@ pub(super) struct Walk<'q, 's> {
     pub(super) sorter: &'q Sorter<'s>,
     pub(super) column: ColumnView<'s>,
     pub(super) range: Option<(u64, u64)>,
-    /// Rows with a greater code are hidden.
-    pub(super) cap: u64,
+    pub(super) shown: &'q Shown,
     /// From this many steps on it gives up.
     pub(super) steps: usize,
     pub(super) after: Option<&'q After>,
@@ -38,8 +38,18 @@ impl<'s> Walk<'_, 's> {
     ) -> Result<Option<Vec<u32>>> {
         let mut found = Vec::with_capacity(self.want.min(1024));
         let after_code = self.after.map(|after| self.sorter.after_code(after));
-        if after_code != Some(None) && !self.codes(matcher, after_code.flatten(), &mut found)? {
+        let descending = self.sorter.first_descends();
+        if descending {
+            self.spared(matcher, &mut found)?;
+        }
+        if after_code != Some(None)
+            && found.len() < self.want
+            && !self.codes(matcher, after_code.flatten(), &mut found)?
+        {
             return Ok(None);
+        }
+        if !descending {
+            self.spared(matcher, &mut found)?;
         }
         if found.len() < self.want && self.range.is_none() {
             let blocks = to_nulls(matcher)?;
@@ -48,11 +58,26 @@ impl<'s> Walk<'_, 's> {
         Ok(Some(found))
     }
 
+    /// Those of the greatest codes that show nevertheless.
+    fn spared(self, matcher: &Matcher<'s>, found: &mut Vec<u32>) -> Result<()> {
+        let (first, last) = self.range.unwrap_or((0, u64::MAX));
+        let mut best = Best::new(self.sorter, self.after, self.want - found.len());
+        for id in &self.shown.spared {
+            if let Some(code) = self.column.get(*id)?.filter(|code| first <= *code && *code <= last)
+                && matcher.contains(*id)?
+            {
+                best.push(Some(code), *id, || Ok(true))?;
+            }
+        }
+        found.extend(best.finish());
+        Ok(())
+    }
+
     /// Whether it came to its end.
     fn codes(self, matcher: &mut Matcher<'s>, after_code: Option<u64>, found: &mut Vec<u32>) -> Result<bool> {
         let descending = self.sorter.first_descends();
         let (first, last) = self.range.unwrap_or((0, u64::MAX));
-        let last = last.min(self.cap);
+        let last = last.min(self.shown.most);
         // The end of the range at which the walk begins, or the cursor's code where that comes later.
         let (start, end) = if descending { (last, first) } else { (first, last) };
         let start = after_code.map_or(start, |code| if descending { code.min(start) } else { code.max(start) });

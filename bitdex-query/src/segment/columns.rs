@@ -31,6 +31,7 @@ use bytemuck::{Pod, Zeroable};
 
 use super::{
     BLOCKS_PER_SEGMENT, SEGMENT_BITS,
+    ahead::Ahead,
     keys::{Keys, KeysWriter},
     parts::{self, Part},
     tops::{BlockTops, Tops},
@@ -403,6 +404,7 @@ pub struct Column {
     order: Part,
     fences: Part,
     tops: OnceLock<Option<Tops>>,
+    ahead: OnceLock<Ahead>,
 }
 
 /// Of one block of a dense column.
@@ -439,7 +441,8 @@ impl Column {
         {
             return Err(section.damaged(heads_at, "its parts have other lengths than its numbers say"));
         }
-        Ok(Some(Self { section, segment, heads, values: values as usize, codes, order, fences, tops: OnceLock::new() }))
+        let (tops, ahead) = (OnceLock::new(), OnceLock::new());
+        Ok(Some(Self { section, segment, heads, values: values as usize, codes, order, fences, tops, ahead }))
     }
 
     /// Number of the segment.
@@ -509,6 +512,15 @@ impl Column {
             readers.push((number, self.reader(number)?));
         }
         Ok(self.tops.get_or_init(|| Tops::of(readers.into_iter())).as_ref())
+    }
+
+    /// Where it is ahead of another column of its segment: always the same one.
+    pub fn ahead_of(&self, other: &Self) -> Result<&Ahead> {
+        if let Some(ahead) = self.ahead.get() {
+            return Ok(ahead);
+        }
+        let ahead = Ahead::of(self, other)?;
+        Ok(self.ahead.get_or_init(|| ahead))
     }
 
     /// [`Column::tops`] of a block.

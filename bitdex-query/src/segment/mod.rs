@@ -1,6 +1,7 @@
 //! Immutable parts of files: sets of ids by term, columns, documents, tables of rows; and the segment, which is made of
 //! them. Everything is read where it is mapped.
 
+pub mod ahead;
 pub mod builder;
 pub mod columns;
 pub mod documents;

@@ -5,7 +5,7 @@
 use std::sync::Arc;
 
 use bitdex_proto::{
-    schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, Origin, Path, Schema, SourceId, SourceKind},
+    schema::{DOCUMENT_SOURCE, FieldId, Function, KEY_FIELD, Origin, Path, Schema, SourceId, SourceKind},
     value::FieldType,
 };
 
@@ -331,6 +331,17 @@ impl Layout {
     /// All indexed fields, ascending.
     pub(crate) fn indexed(&self) -> &[FieldId] {
         &self.indexed
+    }
+
+    /// Whether a field is the greatest of `visible_at` and others.
+    pub(crate) fn follows_visible_at(&self, field: FieldId) -> bool {
+        let origin = self.schema.fields.get(field).map(|field| &field.origin);
+        match (origin, self.schema.visible_at) {
+            (Some(Origin::Derived { function: Function::Greatest, inputs }), Some(visible)) => {
+                inputs.contains(&visible)
+            }
+            _ => false,
+        }
     }
 
     /// The slots that the value of a field is computed from.

@@ -451,12 +451,13 @@ impl<'s, 'r> Settling<'s, 'r> {
         let (layout, newer) = (self.layout(), self.newer());
         let old = compute::uniform(layout, self.state, field, way.back.len(), change.key)?;
         let new = compute::uniform(layout, &newer, field, way.back.len(), change.key)?;
-        if old == new {
+        let follows = layout.follows_visible_at(field);
+        if old == new && !follows {
             return Ok(());
         }
         let mut push = |change| moved.push(Wide { field, ids: ids.clone(), change });
         if layout.spec().fields[field].0 == Index::Column {
-            if old.map(ValueRef::code) != new.map(ValueRef::code) {
+            if old.map(ValueRef::code) != new.map(ValueRef::code) || follows {
                 push(WideChange::Code(new.map(ValueRef::code)));
             }
         } else {
@@ -604,7 +605,8 @@ impl<'w, 's, 'r> Worker<'w, 's, 'r> {
     }
 }
 
-/// Both are in the order of (field, value).
+/// Both are in the order of (field, value). Where `visible_at` may have changed, of fields that follow it the code is
+/// said again, also where it is the old one: see [`ColumnView::ahead`](super::view::ColumnView::ahead).
 fn differences(
     layout: &Layout,
     id: u32,
@@ -612,6 +614,12 @@ fn differences(
     mut after: &[(FieldId, ValueRef<'_>)],
     effects: &mut Effects,
 ) {
+    let visible = |values: &[(FieldId, ValueRef<'_>)]| {
+        let of_field = |(field, _): &&(FieldId, ValueRef<'_>)| Some(*field) == layout.schema.visible_at;
+        values.iter().find(of_field).map(|(_, value)| value.code())
+    };
+    let (was_visible, is_visible) = (visible(before), visible(after));
+    let same_visible = was_visible.is_some() && was_visible == is_visible;
     while let Some(field) = before.first().into_iter().chain(after.first()).map(|(field, _)| *field).min() {
         let of_field = |values: &[(FieldId, ValueRef<'_>)]| values.iter().take_while(|(of, _)| *of == field).count();
         let (old, rest) = before.split_at(of_field(before));
@@ -624,7 +632,7 @@ fn differences(
         }
         if layout.spec().fields[field].0 == Index::Column {
             let code = |values: &[(FieldId, ValueRef<'_>)]| values.first().map(|(_, value)| value.code());
-            if code(old) != code(new) {
+            if code(old) != code(new) || !same_visible && layout.follows_visible_at(field) {
                 effects.columns[field].push((id, code(new)));
             }
             continue;

@@ -1,6 +1,7 @@
 //! A column, through all layers.
 
 use bitdex_proto::{schema::FieldId, value::FieldType};
+use smallvec::SmallVec;
 
 use super::{
     super::{Files, State, layer::LayerColumn},
@@ -157,18 +158,43 @@ impl<'s> ColumnView<'s> {
         Ok(all)
     }
 
-    /// No code is above this one; `None`: there is none.
-    pub(crate) fn most(&self) -> Result<Option<u64>> {
-        let mut most = self.segments().filter_map(Column::most).max();
-        if let Some(checkpoint) = self.checkpoint
-            && let Some(last) = checkpoint.values().checked_sub(1)
-        {
-            most = most.max(Some(checkpoint.ranked(last)?.0));
+    /// The ids with a greater code than `most` whose code in `other` is none such, in any order, some perhaps twice;
+    /// `None`: there may be too many to tell. No code of `other` is greater than this column's of the same id, and a
+    /// layer that says something of an id's code in `other` says something of it here too. `other`: always the same one.
+    pub(crate) fn ahead(&self, other: &Self, most: u64) -> Result<Option<SmallVec<[u32; 4]>>> {
+        let mut found = SmallVec::new();
+        let mut look_at = |id: u32| -> Result<()> {
+            if self.get(id)?.is_some_and(|code| code > most) && other.get(id)?.is_none_or(|code| code <= most) {
+                found.push(id);
+            }
+            Ok(())
+        };
+        for segment in self.files.segments() {
+            let Some(column) = segment.column(self.field) else { continue };
+            let Some(beside) = segment.column(other.field) else { return Ok(None) };
+            let Some(ids) = column.ahead_of(beside)?.above(most) else { return Ok(None) };
+            ids.iter().try_for_each(|(_, id)| look_at(*id))?;
+        }
+        let Some(from) = most.checked_add(1) else { return Ok(Some(found)) };
+        if let Some(checkpoint) = self.checkpoint {
+            let ranks = checkpoint.rank(from, 0)?..checkpoint.values();
+            if ranks.len() > EACH {
+                return Ok(None);
+            }
+            for rank in ranks {
+                look_at(checkpoint.ranked(rank)?.1)?;
+            }
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            most = most.max(layer.ends().map(|(_, most)| most));
+            let mut order = layer.order((from, 0)..);
+            for (_, id) in order.by_ref().take(EACH) {
+                look_at(id)?;
+            }
+            if order.next().is_some() {
+                return Ok(None);
+            }
         }
-        Ok(most)
+        Ok(Some(found))
     }
 
     /// The codes of one block, for many looks into it.
@@ -177,6 +203,11 @@ impl<'s> ColumnView<'s> {
             Some(column) => Some(column.reader(block)?),
             None => None,
         };
+        Ok(CodeReader { base, overrides: self.overrides(block)? })
+    }
+
+    /// What layers above the base say of the ids of a block, by id within it.
+    pub(crate) fn overrides(&self, block: u16) -> Result<Vec<(u16, Option<u64>)>> {
         let mut overrides: Vec<(u16, Option<u64>)> = Vec::new();
         if let Some(checkpoint) = self.checkpoint {
             for position in positions(checkpoint, block)? {
@@ -195,7 +226,7 @@ impl<'s> ColumnView<'s> {
                 overrides.reverse();
             }
         }
-        Ok(CodeReader { base, overrides })
+        Ok(overrides)
     }
 
     /// Number of ids with codes from `first` to `last`, about.

@@ -76,6 +76,11 @@ impl State {
         ColumnView::new(self, field)
     }
 
+    /// Whether a field is the greatest of `visible_at` and others.
+    pub(crate) fn follows_visible_at(&self, field: FieldId) -> bool {
+        self.layout.follows_visible_at(field)
+    }
+
     /// A present document; nothing of it is decoded yet.
     pub(crate) fn document(&self, id: u32) -> Result<Option<DocumentView<'_>>> {
         DocumentView::new(self, id)
