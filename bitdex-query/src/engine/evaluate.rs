@@ -6,6 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     codes::{ColumnTest, Share},
+    fused::Fused,
     set::{Set, each_id},
     tree::{And, Child, Node, Union},
     watch,
@@ -14,7 +15,7 @@ use crate::{
     log::{self, Result},
     segment::{
         BLOCK_BITS,
-        sets::{Block, BlockBuffer},
+        sets::{Block, BlockBuffer, WORDS},
     },
     state::Operand,
 };
@@ -124,19 +125,55 @@ impl And<'_> {
         }
     }
 
-    /// Keeps what all other operands let through.
+    /// Keeps what all other operands let through. Those that lie as words come together, before those that have to be
+    /// made.
     fn finish(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+        let mut fused = Fused::default();
+        let (mut positives, mut negatives) = (SmallVec::<[&Node<'_>; 8]>::new(), SmallVec::<[&Node<'_>; 8]>::new());
         for child in self.positives.get(1..).unwrap_or_default() {
             if set.is_empty() {
                 return Ok(());
             }
-            child.node.restrict(number, set, pool)?;
+            match &child.node {
+                Node::Term(operand) => match operand.plain_block(number)? {
+                    Some(Block::Bits(words)) => fused.must(words),
+                    Some(block) => set.and(block),
+                    None => positives.push(&child.node),
+                },
+                Node::Union(union) => match union.words(number)? {
+                    Some(group) if group.is_empty() => set.clear(),
+                    Some(group) => fused.must_any(&group),
+                    None => positives.push(&child.node),
+                },
+                node => positives.push(node),
+            }
         }
         for child in &self.negatives {
+            match &child.node {
+                Node::Term(operand) => match operand.plain_block(number)? {
+                    Some(Block::Empty) => {}
+                    Some(Block::Bits(words)) => fused.must_not(words),
+                    _ => negatives.push(&child.node),
+                },
+                Node::Union(union) => match union.words(number)? {
+                    Some(group) => group.into_iter().for_each(|words| fused.must_not(words)),
+                    None => negatives.push(&child.node),
+                },
+                node => negatives.push(node),
+            }
+        }
+        fused.apply(set);
+        for node in positives {
             if set.is_empty() {
                 return Ok(());
             }
-            child.node.exclude(number, set, pool)?;
+            node.restrict(number, set, pool)?;
+        }
+        for node in negatives {
+            if set.is_empty() {
+                return Ok(());
+            }
+            node.exclude(number, set, pool)?;
         }
         Ok(())
     }
@@ -361,7 +398,20 @@ fn stored(blocks: &[(u16, Set)], number: u16) -> Option<&Set> {
     blocks.get(at).map(|(_, set)| set)
 }
 
-impl Union<'_> {
+impl<'s> Union<'s> {
+    /// The blocks of its terms, where all that are not empty lie as words.
+    fn words(&self, number: u16) -> Result<Option<SmallVec<[&'s [u64; WORDS]; 8]>>> {
+        let mut all = SmallVec::new();
+        for operand in self.of_block(number) {
+            match operand.plain_block(number)? {
+                Some(Block::Empty) => {}
+                Some(Block::Bits(words)) if all.len() < FUSED => all.push(words),
+                _ => return Ok(None),
+            }
+        }
+        Ok(Some(all))
+    }
+
     fn restrict(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         let mut plain: SmallVec<[Block<'_>; 8]> = SmallVec::new();
         for operand in self.of_block(number) {

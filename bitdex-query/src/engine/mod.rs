@@ -12,6 +12,7 @@ mod distinct;
 mod evaluate;
 mod facets;
 mod filter;
+mod fused;
 mod gather;
 mod hidden;
 mod order;

@@ -15,9 +15,9 @@ pub(super) enum Plan {
 /// What things cost, in nanoseconds.
 mod cost {
     /// One step of a walk over a column, with the test of the id.
-    pub(super) const STEP: f64 = 25.0;
+    pub(super) const STEP: f64 = 45.0;
     /// One operand of one block.
-    pub(super) const OPERAND: f64 = 250.0;
+    pub(super) const OPERAND: f64 = 150.0;
     /// The same where few ids of the block are left.
     pub(super) const SPARSE: f64 = 60.0;
     /// Reading the code of an id, and keeping it where it comes first.

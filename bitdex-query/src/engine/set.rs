@@ -2,7 +2,7 @@
 
 use crate::{
     log::Result,
-    segment::sets::{Block, BlockBuffer},
+    segment::sets::{Block, BlockBuffer, WORDS},
 };
 
 /// A result with at most this many ids is kept as an array: testing them one by one is then the cheapest.
@@ -67,6 +67,16 @@ impl Set {
     /// Keeps what is in any of `blocks`.
     pub(super) fn and_any(&mut self, blocks: &[Block<'_>]) {
         self.0.and_any(blocks);
+    }
+
+    /// Its words, to be changed in place.
+    pub(super) fn words(&mut self) -> &mut [u64; WORDS] {
+        self.0.bits()
+    }
+
+    /// Keeps those of few ids that `keep` lets through.
+    pub(super) fn keep(&mut self, keep: impl Fn(u16) -> bool) {
+        self.0.keep(keep);
     }
 
     /// Adds all ids from `first` to `last`.

@@ -499,6 +499,27 @@ impl BlockBuffer {
         self.empty_if_none();
     }
 
+    /// Keeps the ids that `is` lets through.
+    pub fn keep(&mut self, is: impl Fn(u16) -> bool) {
+        match self.form {
+            Form::Empty => {}
+            Form::Array => keep(&mut self.ids, is),
+            Form::Bits => {
+                for (n, word) in self.words.iter_mut().enumerate() {
+                    let mut rest = *word;
+                    while rest != 0 {
+                        let bit = rest & rest.wrapping_neg();
+                        rest ^= bit;
+                        if !is((n * 64) as u16 | bit.trailing_zeros() as u16) {
+                            *word ^= bit;
+                        }
+                    }
+                }
+            }
+        }
+        self.empty_if_none();
+    }
+
     /// Takes out what is in `block`.
     pub fn and_not(&mut self, block: Block<'_>) {
         match (self.form, block) {

@@ -63,8 +63,9 @@ fn counted(state: &State, request: &SearchRequest) -> Result<u64> {
         include_pending: request.include_pending,
         now_us: request.now_us,
         consistency: None,
+        up_to: None,
     };
-    Ok(engine::count(state, &request, NOW_US)?)
+    Ok(engine::count(state, &request, NOW_US)?.count)
 }
 
 fn measure(what: &str, requests: &[SearchRequest], ask: impl Fn(&SearchRequest) -> Result<u64>) -> Result<()> {
