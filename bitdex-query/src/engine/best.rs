@@ -47,6 +47,19 @@ impl<'q, 's> Best<'q, 's> {
         self.want == 0 || self.threshold.is_some_and(|threshold| first > threshold)
     }
 
+    /// The codes that may be among the first: from one to another, and whether a missing one may.
+    pub(super) fn codes(&self) -> (u64, u64, bool) {
+        match self.threshold {
+            _ if self.want == 0 => (1, 0, false),
+            None => (0, u64::MAX, true),
+            Some(threshold) => match threshold.code(self.descending) {
+                None => (0, u64::MAX, true),
+                Some(last) if self.descending => (last, u64::MAX, false),
+                Some(last) => (0, last, false),
+            },
+        }
+    }
+
     /// `shows` is asked of those alone that would be among the first so far.
     pub(super) fn push(&mut self, code: Option<u64>, id: u32, shows: impl FnOnce() -> Result<bool>) -> Result<()> {
         let rank = Rank::new(code, id, self.descending);

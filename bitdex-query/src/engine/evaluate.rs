@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 
 use super::{
     codes::{ColumnTest, Share},
-    fused::Fused,
+    fused::{DENSE, Fused},
     set::{Set, each_id},
     tree::{And, Child, Node, Union},
     watch,
@@ -430,7 +430,24 @@ impl<'s> Union<'s> {
         match plain.as_slice() {
             [] => set.clear(),
             [block] => set.and(*block),
-            blocks => set.and_any(blocks),
+            blocks if set.is_sparse() && set.len() <= DENSE => set.and_any(blocks),
+            blocks => {
+                // Ids of arrays are put into one set of words, which is read like the others.
+                let mut own = pool.set();
+                let mut group: SmallVec<[&[u64; WORDS]; 8]> = SmallVec::new();
+                for block in blocks {
+                    match block {
+                        Block::Bits(words) => group.push(words),
+                        block => own.or_words(*block),
+                    }
+                }
+                group.extend(own.as_words());
+                let mut fused = Fused::default();
+                fused.must_any(&group);
+                fused.apply(set);
+                drop((fused, group));
+                pool.put_set(own);
+            }
         }
         Ok(())
     }
@@ -463,16 +480,11 @@ impl Matcher<'_> {
     }
 
     /// As [`Matcher::evaluate`], of those ids alone that `keep` lets through. It is asked where few ids are at stake.
-    pub(super) fn evaluate_some(
-        &mut self,
-        number: u16,
-        set: &mut Set,
-        keep: impl FnMut(u16) -> Result<bool>,
-    ) -> Result<()> {
+    pub(super) fn evaluate_some(&mut self, number: u16, set: &mut Set, keep: impl Fn(u16) -> bool) -> Result<()> {
         watch::block()?;
         self.root.begin(number, set, &mut self.pool)?;
         if set.is_sparse() {
-            set.retain(keep)?;
+            set.keep(keep);
         }
         self.root.finish(number, set, &mut self.pool)?;
         set.narrow();

@@ -6,7 +6,7 @@ use super::set::Set;
 use crate::segment::sets::WORDS;
 
 /// A set of more ids than this is made words of before more than one operand is applied.
-const DENSE: u32 = 192;
+pub(super) const DENSE: u32 = 192;
 /// Words that are worked on at once.
 const CHUNK: usize = 16;
 

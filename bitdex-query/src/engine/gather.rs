@@ -70,7 +70,9 @@ fn by_column(
         visited += 1;
         let codes = column.reader(*number)?;
         if best.is_full() {
-            matcher.evaluate_some(*number, &mut set, |id| Ok(!best.is_beyond(codes.get(id))))?;
+            let (first, last, missing) = best.codes();
+            let may_enter = |code: u64| first <= code && code <= last;
+            matcher.evaluate_some(*number, &mut set, |id| codes.get(id).map_or(missing, may_enter))?;
         } else {
             matcher.evaluate(*number, &mut set)?;
         }

@@ -170,6 +170,12 @@ impl Rank {
         Self(self.0 >> 32 << 32)
     }
 
+    /// `None`: no value.
+    pub(super) fn code(self, descending: bool) -> Option<u64> {
+        let code = (self.0 >> 32) as u64;
+        (self.0 < NULL).then_some(if descending { !code } else { code })
+    }
+
     pub(super) fn id(self, descending: bool) -> u32 {
         let id = self.0 as u32;
         if descending { !id } else { id }

@@ -9,7 +9,7 @@ use super::{
 use crate::{log::Result, segment::sets::Block};
 
 /// Ids tested one by one in a block before all of it is evaluated.
-const TESTS: u16 = 64;
+const TESTS: u16 = 32;
 
 /// What is known of the blocks that were come to.
 #[derive(Debug, Default)]
@@ -66,6 +66,8 @@ impl<'s> Probes<'s> {
             Some(seen @ Seen::Steps(..)) => {
                 let mut set = matcher.pool.set();
                 matcher.evaluate(number, &mut set)?;
+                // Looked into at once, whatever it holds.
+                set.words();
                 let contains = set.contains(within_block(id));
                 *seen = Seen::Evaluated(set);
                 Ok(contains)

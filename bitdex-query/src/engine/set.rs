@@ -69,6 +69,20 @@ impl Set {
         self.0.and_any(blocks);
     }
 
+    /// Adds ids, and makes words of the set.
+    pub(super) fn or_words(&mut self, block: Block<'_>) {
+        self.0.bits();
+        self.0.or(block);
+    }
+
+    /// `None` where it is no set of words.
+    pub(super) fn as_words(&self) -> Option<&[u64; WORDS]> {
+        match self.as_block() {
+            Block::Bits(words) => Some(words),
+            _ => None,
+        }
+    }
+
     /// Its words, to be changed in place.
     pub(super) fn words(&mut self) -> &mut [u64; WORDS] {
         self.0.bits()

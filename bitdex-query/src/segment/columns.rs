@@ -556,11 +556,22 @@ impl Column {
     /// (code, id) at these ranks, appended.
     pub fn ranked_pairs(&self, ranks: std::ops::Range<usize>, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
         let bytes = self.order.slice::<u8>(&self.section, ranks.start.saturating_mul(3), ranks.len() * 3)?;
+        // Where the order follows the ids, many in a row are of one block.
+        let mut last = None;
+        let mut near: Option<(u16, BlockReader<'_>)> = None;
         for bytes in bytes.as_chunks::<3>().0 {
             let id = self.id(*bytes);
-            if let Some(code) = self.get(id)? {
-                pairs.push((code, id));
-            }
+            let block = (id >> 16) as u16;
+            let code = match &near {
+                Some((of, codes)) if *of == block => codes.get(id as u16),
+                _ if last == Some(block) => {
+                    let (_, codes) = near.insert((block, self.reader(block)?));
+                    codes.get(id as u16)
+                }
+                _ => self.get(id)?,
+            };
+            last = Some(block);
+            pairs.extend(code.map(|code| (code, id)));
         }
         Ok(())
     }

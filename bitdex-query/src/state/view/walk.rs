@@ -124,13 +124,18 @@ impl<'s> Walk<'s> {
             let others = self.heads.peek().map_or(u128::MAX, |Reverse((key, _))| *key);
             let Some(source) = self.sources.get_mut(n) else { continue };
             while let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
-                let key = key(code, id) ^ self.flip;
-                if key > others || pairs.len() >= to {
-                    self.heads.push(Reverse((key, n)));
+                let first = key(code, id) ^ self.flip;
+                if first > others || pairs.len() >= to {
+                    self.heads.push(Reverse((first, n)));
                     break;
                 }
-                pairs.push((code, id));
-                source.at += 1;
+                let decoded = source.buffer.get(source.at..).unwrap_or_default();
+                let count = match decoded.last() {
+                    Some((code, id)) if key(*code, *id) ^ self.flip <= others => decoded.len().min(to - pairs.len()),
+                    _ => 1,
+                };
+                pairs.extend_from_slice(decoded.get(..count).unwrap_or_default());
+                source.at += count;
             }
         }
         Ok(())
