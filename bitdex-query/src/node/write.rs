@@ -76,6 +76,8 @@ pub(super) struct Writing {
     flushing: Flushing,
     /// The files changed since compaction last found nothing to do.
     compactable: bool,
+    /// The checkpoint still holds what a compaction has taken in.
+    collects: bool,
     /// How often in a row compaction was broken off.
     broken_off: u32,
     /// Time of change of the file that readers touch, and when it was looked at.
@@ -157,6 +159,7 @@ impl Writing {
                 bytes,
             },
             compactable: true,
+            collects: false,
             broken_off: 0,
             wanted: (None, Instant::now()),
             lock,
@@ -228,7 +231,12 @@ impl Writing {
             Command::Compacted(result) => {
                 self.compaction = None;
                 match result {
-                    Ok(more) => (self.compactable, self.broken_off) = (more, 0),
+                    Ok(true) => (self.collects, self.compactable, self.broken_off) = (true, true, 0),
+                    Ok(false) => {
+                        // The next checkpoint is without it, and nothing else may ever ask for one.
+                        self.flushing.due |= mem::take(&mut self.collects);
+                        (self.compactable, self.broken_off) = (false, 0);
+                    }
                     Err(Failure::Cancelled) => self.broken_off += 1,
                     Err(Failure::Again(error)) => {
                         self.compactable = false;
