@@ -96,7 +96,7 @@ impl Tops {
     }
 
     /// All outliers, by (code, id) descending.
-    pub fn outliers(&self) -> &[Outlier] {
+    pub fn descending(&self) -> &[Outlier] {
         &self.order
     }
 

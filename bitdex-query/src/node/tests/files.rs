@@ -424,7 +424,8 @@ async fn what_others_do_to_loaded_rows_while_the_base_is_built_is_kept() {
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_comes_to_an_end_however_often_there_is_something_to_flush() {
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::open(NodeOptions { compact_fraction: 0.0, flush: often(1), ..options(folder.path()) }).await.unwrap();
+    let node =
+        Node::open(NodeOptions { compact_fraction: 0.0, flush: often(1), ..options(folder.path()) }).await.unwrap();
     make_ready(&node.writer().unwrap(), "c").await;
     let compacted = || {
         let manifest = Manifest::read(&folder.path().join("MANIFEST")).unwrap().unwrap();

@@ -53,7 +53,7 @@ fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
         }
         listed.sort_unstable_by(|a, b| b.cmp(a));
         let all: Vec<_> =
-            column.tops().unwrap().unwrap().outliers().iter().map(|outlier| (outlier.code, outlier.id)).collect();
+            column.tops().unwrap().unwrap().descending().iter().map(|outlier| (outlier.code, outlier.id)).collect();
         assert_eq!(all, listed);
     }
 }

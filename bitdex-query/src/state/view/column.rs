@@ -153,7 +153,7 @@ impl<'s> ColumnView<'s> {
     pub(crate) fn outliers(&self) -> Result<Vec<&'s [Outlier]>> {
         let mut all = Vec::new();
         for column in self.segments() {
-            all.extend(column.tops()?.map(Tops::outliers));
+            all.extend(column.tops()?.map(Tops::descending));
         }
         Ok(all)
     }
