@@ -24,15 +24,19 @@
 //! 6     order   u32: positions of ids that have a code
 //! ```
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bitdex_proto::schema::FieldId;
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    BLOCKS_PER_SEGMENT, SEGMENT_BITS,
+    BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
     ahead::Ahead,
     keys::{Keys, KeysWriter},
+    overridden::Overridden,
     parts::{self, Part},
     tops::{BlockTops, Tops},
 };
@@ -642,6 +646,8 @@ pub struct SparseColumn {
     codes: Part,
     codeless: Part,
     order: Part,
+    /// By number of the block, once it was looked into.
+    blocks: Box<[OnceLock<Box<Overridden>>]>,
 }
 
 impl SparseColumn {
@@ -654,15 +660,63 @@ impl SparseColumn {
         if codes.len() != ids * 8 || codeless.len() != ids.div_ceil(64) * 8 || values as u64 != meta.values {
             return Err(section.damaged(0, "its parts have other lengths than its numbers say"));
         }
-        Ok(Some(Self { section, keys, values, codes, codeless, order }))
+        let blocks = match ids.checked_sub(1) {
+            Some(last) => (keys.at(&section, last)? >> BLOCK_BITS).saturating_add(1).min(1 << (u32::BITS - BLOCK_BITS)),
+            None => 0,
+        };
+        let blocks = (0..blocks).map(|_| OnceLock::new()).collect();
+        Ok(Some(Self { section, keys, values, codes, codeless, order, blocks }))
     }
 
     /// `None`: says nothing of this id. `Some(None)`: null.
+    #[inline]
     pub fn get(&self, id: u32) -> Result<Option<Option<u64>>> {
-        match self.keys.find(&self.section, id.into())? {
-            Ok(n) => self.code(n).map(Some),
-            Err(_) => Ok(None),
+        match self.find(id)? {
+            Some(n) => self.code(n).map(Some),
+            None => Ok(None),
         }
+    }
+
+    /// Whether it says something of this id.
+    #[inline]
+    pub fn overrides(&self, id: u32) -> Result<bool> {
+        Ok(self.find(id)?.is_some())
+    }
+
+    #[inline]
+    fn find(&self, id: u32) -> Result<Option<usize>> {
+        Ok(self.block((id >> BLOCK_BITS) as u16)?.and_then(|block| block.find(id as u16)))
+    }
+
+    /// Positions of the ids of a block.
+    pub fn positions(&self, block: u16) -> Result<Range<usize>> {
+        Ok(self.block(block)?.map_or(0..0, Overridden::positions))
+    }
+
+    /// Appends what it says of the ids of a block, by id within it.
+    pub fn append_block(&self, block: u16, overrides: &mut Vec<(u16, Option<u64>)>) -> Result<()> {
+        let Some(block) = self.block(block)? else { return Ok(()) };
+        let positions = block.positions();
+        let codes = self.codes.slice::<u64>(&self.section, positions.start, positions.len())?;
+        let codeless = self.codeless.all::<u64>(&self.section)?;
+        let is_codeless = |n: usize| codeless.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 == 1);
+        let mut codes = positions.zip(codes).map(|(n, code)| (!is_codeless(n)).then_some(*code));
+        block.each(|id| overrides.extend(codes.next().map(|code| (id, code))));
+        Ok(())
+    }
+
+    fn block(&self, number: u16) -> Result<Option<&Overridden>> {
+        let Some(place) = self.blocks.get(usize::from(number)) else { return Ok(None) };
+        if let Some(block) = place.get() {
+            return Ok(Some(block));
+        }
+        let first = self.position(u32::from(number) << BLOCK_BITS)?;
+        let behind = match number.checked_add(1) {
+            Some(next) => self.position(u32::from(next) << BLOCK_BITS)?,
+            None => self.len(),
+        };
+        let ids = (first..behind).map(|n| Ok(self.id(n)? as u16)).collect::<Result<Vec<_>>>()?;
+        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, ids)))))
     }
 
     fn code(&self, n: usize) -> Result<Option<u64>> {

@@ -6,6 +6,7 @@ pub mod builder;
 pub mod columns;
 pub mod documents;
 mod keys;
+mod overridden;
 mod parts;
 pub mod postings;
 #[allow(clippy::module_inception)]

@@ -26,6 +26,7 @@ use crate::{
     testing::{scaled, seeded},
 };
 
+mod overridden;
 mod segments;
 mod tops;
 

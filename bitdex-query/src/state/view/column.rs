@@ -93,7 +93,7 @@ impl<'s> ColumnView<'s> {
 
     fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
         if let Some(checkpoint) = self.checkpoint {
-            let positions = positions(checkpoint, block)?;
+            let positions = checkpoint.positions(block)?;
             if positions.len() <= EACH {
                 for position in positions {
                     if let (_, Some(code)) = checkpoint.nth(position)? {
@@ -133,7 +133,7 @@ impl<'s> ColumnView<'s> {
             }
         };
         if let Some(checkpoint) = self.checkpoint {
-            for position in positions(checkpoint, block)? {
+            for position in checkpoint.positions(block)? {
                 let (id, code) = checkpoint.nth(position)?;
                 set(id, code);
             }
@@ -210,10 +210,7 @@ impl<'s> ColumnView<'s> {
     pub(crate) fn overrides(&self, block: u16) -> Result<Vec<(u16, Option<u64>)>> {
         let mut overrides: Vec<(u16, Option<u64>)> = Vec::new();
         if let Some(checkpoint) = self.checkpoint {
-            for position in positions(checkpoint, block)? {
-                let (id, code) = checkpoint.nth(position)?;
-                overrides.push((id as u16, code));
-            }
+            checkpoint.append_block(block, &mut overrides)?;
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
             let below = overrides.len();
@@ -310,16 +307,6 @@ impl CodeReader<'_> {
 fn ids(block: u16) -> std::ops::RangeInclusive<u32> {
     let first = u32::from(block) << BLOCK_BITS;
     first..=first | (CODES as u32 - 1)
-}
-
-/// Where a checkpoint's column speaks of ids of a block.
-fn positions(column: &SparseColumn, block: u16) -> Result<std::ops::Range<usize>> {
-    let first = column.position(u32::from(block) << BLOCK_BITS)?;
-    let behind = match block.checked_add(1) {
-        Some(next) => column.position(u32::from(next) << BLOCK_BITS)?,
-        None => column.len(),
-    };
-    Ok(first..behind.max(first))
 }
 
 fn widen(bounds: &mut BlockBounds, count: usize, min: u64, max: u64) {

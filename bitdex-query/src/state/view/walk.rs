@@ -174,8 +174,8 @@ impl<'s> Source<'s> {
                 }
                 if let Some(checkpoint) = view.checkpoint {
                     let mut failed = Ok(());
-                    buffer.retain(|(_, id)| match checkpoint.get(*id) {
-                        Ok(found) => found.is_none(),
+                    buffer.retain(|(_, id)| match checkpoint.overrides(*id) {
+                        Ok(overrides) => !overrides,
                         Err(error) => {
                             failed = Err(error);
                             false
