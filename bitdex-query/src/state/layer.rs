@@ -2,12 +2,14 @@
 //! set, or of a code stays, whatever lies below.
 
 mod block;
+mod marks;
 mod rows;
 
 use std::ops::{Bound, RangeBounds};
 
 use bitdex_proto::{ops::Op, schema::FieldId, value::Value};
 
+use self::marks::Marks;
 pub(crate) use self::{
     block::BlockDelta,
     rows::{RowChunk, RowEntry},
@@ -113,6 +115,8 @@ impl Entry for Ranked {
 /// Overrides of one column: by id, and the ids that have a code in the order of (code, id).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LayerColumn {
+    /// The ids in `codes`.
+    marks: Marks,
     codes: Sorted<Entries<Coded>>,
     order: Sorted<Entries<Ranked>>,
 }
@@ -123,8 +127,18 @@ impl LayerColumn {
         self.codes.is_empty()
     }
 
+    /// Whether the layer says something of this id.
+    #[inline]
+    pub(crate) fn overrides(&self, id: u32) -> bool {
+        self.marks.contains(id)
+    }
+
     /// `None`: the layer does not say.
+    #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<Option<u64>> {
+        if !self.overrides(id) {
+            return None;
+        }
         self.codes.find(&id).map(|(chunk, at)| chunk.0[at].1)
     }
 
@@ -173,10 +187,11 @@ impl LayerColumn {
         moved.sort_unstable();
         self.order.change(&moved);
         self.codes.change(codes);
+        self.marks.insert(codes.iter().map(|(id, _)| *id));
     }
 
     fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.order.bytes()
+        self.codes.bytes() + self.order.bytes() + self.marks.bytes()
     }
 }
 

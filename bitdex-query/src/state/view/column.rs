@@ -213,14 +213,11 @@ impl<'s> ColumnView<'s> {
             checkpoint.append_block(block, &mut overrides)?;
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            let below = overrides.len();
-            overrides.extend(layer.codes(ids(block)).map(|(id, code)| (id as u16, code)));
-            if below > 0 && overrides.len() > below {
-                // The layer above is right: of equal ids, the one that came last stays.
-                overrides.sort_by_key(|(id, _)| *id);
-                overrides.reverse();
-                overrides.dedup_by_key(|(id, _)| *id);
-                overrides.reverse();
+            let newer = layer.codes(ids(block)).map(|(id, code)| (id as u16, code));
+            if overrides.is_empty() {
+                overrides.extend(newer);
+            } else {
+                overrides = merged(&overrides, newer);
             }
         }
         Ok(overrides)
@@ -307,6 +304,19 @@ impl CodeReader<'_> {
 fn ids(block: u16) -> std::ops::RangeInclusive<u32> {
     let first = u32::from(block) << BLOCK_BITS;
     first..=first | (CODES as u32 - 1)
+}
+
+/// Both ascend by id; of equal ids, the newer one stays.
+fn merged(older: &[(u16, Option<u64>)], newer: impl Iterator<Item = (u16, Option<u64>)>) -> Vec<(u16, Option<u64>)> {
+    let mut merged = Vec::with_capacity(older.len());
+    let mut older = older.iter().peekable();
+    for (id, code) in newer {
+        merged.extend(std::iter::from_fn(|| older.next_if(|(other, _)| *other < id)));
+        let _ = older.next_if(|(other, _)| *other == id);
+        merged.push((id, code));
+    }
+    merged.extend(older);
+    merged
 }
 
 fn widen(bounds: &mut BlockBounds, count: usize, min: u64, max: u64) {

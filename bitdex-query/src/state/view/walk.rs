@@ -158,7 +158,7 @@ impl<'s> Source<'s> {
 
     /// Decodes the next ids; of those there may be none left that count. False at the end.
     fn fill(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<bool> {
-        let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.get(id).is_some());
+        let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.overrides(id));
         let count = self.chunk;
         self.chunk = (count * 2).min(MOST);
         let buffer = &mut self.buffer;

@@ -157,7 +157,7 @@ impl Place<'_> {
     /// Waits until all changes are in files and nothing has been compacted for a while: what an opening has to replay
     /// besides is measured by itself.
     async fn at_rest(&self) -> Result<()> {
-        let folder = Folder::open(&self.folder.join("data"), false)?;
+        let folder = Folder::open(self.folder.join("data"), false)?;
         let start = Instant::now();
         let (mut files, mut since) = (Vec::new(), start);
         loop {
@@ -365,7 +365,7 @@ impl Place<'_> {
         let batches = (0..TAIL / BATCH).map(|_| changes.batch(BATCH)).collect::<Result<Vec<_>>>()?;
         feeder.batches(batches).await?;
         writer.process.kill()?;
-        let report = Report::read(&Folder::open(&self.folder.join("data"), false)?, None)?;
+        let report = Report::read(&Folder::open(self.folder.join("data"), false)?, None)?;
         let behind = report.frontier - report.checkpoint.unwrap_or(0);
         if behind < (TAIL / BATCH) as u64 {
             bail!("only {behind} records are left to replay");
