@@ -42,7 +42,7 @@ demo: ## sample data, the pair beside it, live changes; IMAGES=200000, ONCE=1 to
 	$(or $(CARGO_TARGET_DIR),target)/release/e2e demo
 
 .PHONY: bench
-bench: ## the table of measurements, and target/bench/summary.json; ONLY=load,search,visible,ingest,store for a part; store: SIZES=1,10 (millions), MINUTES=10
+bench: ## the table of measurements, and target/bench/summary.json; ONLY=load,search,visible,ingest,store,engine for a part; store, engine: SIZES=1,10 (millions), MINUTES=10
 	cargo build --release --workspace --bins
 	$(or $(CARGO_TARGET_DIR),target)/release/e2e bench
 
