@@ -11,6 +11,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::*;
 use crate::{
+    election,
     inspect::check::{Checked, check},
     log::{
         disk::{Disk, RealDisk},
@@ -152,6 +153,12 @@ async fn eventually(what: &str, mut is: impl FnMut() -> bool) {
     }
 }
 
+/// Drops a node, and waits until its threads no longer change files.
+async fn end(node: Arc<Node>, folder: &Folder) {
+    drop(node);
+    eventually("the end of the writer", || election::try_lock(&folder.lock()).unwrap().is_some()).await;
+}
+
 /// Feeds, and waits until there are files of all kinds that ops lead to. (Compaction gives way to flushes, so it gets
 /// through once nothing is fed.)
 async fn feed_until_compacted(node: &Node, folder: &Folder, schema: &Schema, rng: &mut ChaCha8Rng) -> u64 {
@@ -201,10 +208,10 @@ async fn a_flipped_bit_in_any_file_is_found_and_named() {
     let fed = feed_until_compacted(&node, &folder, &schema, &mut rng).await;
     node.drain().await;
     // Behind the checkpoint, so that there is a log to damage.
-    drop(node);
+    end(node, &folder).await;
     let node = open(&folder, &schema).await;
     feed(&node, &schema, &mut rng, fed..fed + 2).await;
-    drop(node);
+    end(node, &folder).await;
     let names: Vec<String> = folder.names().unwrap();
     for name in names.iter().filter(|name| *name == "MANIFEST" || is_pack(name) || segment_number(name).is_some()) {
         let path = folder.named(name);
@@ -259,7 +266,7 @@ async fn contents_that_belie_the_rows_are_found_although_their_checksums_are_rig
     let node = loaded(&folder, &schema).await;
     feed_until_compacted(&node, &folder, &schema, &mut rng).await;
     node.drain().await;
-    drop(node);
+    end(node, &folder).await;
     let mut found = std::collections::BTreeMap::new();
     let manifest = Manifest::read(&folder.manifest()).unwrap().unwrap();
     for name in manifest.packs() {
@@ -300,12 +307,12 @@ async fn files_are_written_in_the_store_s_format_until_it_is_raised() {
     };
     let node = open(&folder, &schema).await;
     node.drain().await;
-    drop(node);
+    end(node, &folder).await;
     Manifest { format: format::OLDEST, ..manifest() }.publish(&RealDisk, &folder.manifest()).unwrap();
     let node = loaded(&folder, &schema).await;
     let fed = feed_until_compacted(&node, &folder, &schema, &mut rng).await;
     node.drain().await;
-    drop(node);
+    end(node, &folder).await;
     assert!(formats().iter().all(|written| *written == format::OLDEST), "{:?}", formats());
     assert_eq!(checked(&folder, &schema).findings.lines(), [] as [String; 0]);
     let node = open(&folder, &schema).await;

@@ -562,7 +562,7 @@ async fn checkpoints_replace_the_log_and_a_follower_that_lagged_starts_from_the_
     // At least 20 rows are flushed at once, but for what the drain flushes.
     assert!((2..=21).contains(&freezes), "{freezes}");
     assert_eq!(node.current().files().sequence(), last);
-    assert_eq!(checkpoints(folder.path()).len(), 1);
+    assert_eq!(checkpoints(folder.path()).len(), 1, "{:?}", checkpoints(folder.path()));
     assert_eq!(segments(folder.path()).len(), 1);
     slow.follow().unwrap();
     assert_eq!((shared.current.load().sequence(), shared.current.load().hash()), (last, state.hash()));
