@@ -239,6 +239,16 @@ impl CountRequest {
         Self { index: index.into(), filter: None, include_pending: false, now_us: None, consistency: None, up_to: None }
     }
 
+    /// All matches of a search, at its clock, in whatever version answers.
+    pub fn of_search(search: &SearchRequest) -> Self {
+        Self {
+            filter: search.filter.clone(),
+            include_pending: search.include_pending,
+            now_us: search.now_us,
+            ..Self::new(&search.index)
+        }
+    }
+
     pub fn validate(&self) -> Result<()> {
         self.filter.as_ref().map_or(Ok(()), Filter::validate)
     }

@@ -124,13 +124,7 @@ impl ColumnTest<'_> {
         match self.share(number)? {
             Share::None => Ok(()),
             Share::All => self.with_exists(number, pool, |block| set.or(block)),
-            Share::Some => {
-                let mut own = pool.set();
-                self.make(number, &mut own, pool)?;
-                set.or(own.as_block());
-                pool.put_set(own);
-                Ok(())
-            }
+            Share::Some => self.with_passing(number, pool, |block| set.or(block)),
         }
     }
 
@@ -143,13 +137,7 @@ impl ColumnTest<'_> {
             }
             Share::All => self.with_exists(number, pool, |block| set.and(block)),
             Share::Some if set.is_sparse() && set.len() <= EACH => self.retain(number, true, set),
-            Share::Some => {
-                let mut own = pool.set();
-                self.make(number, &mut own, pool)?;
-                set.and(own.as_block());
-                pool.put_set(own);
-                Ok(())
-            }
+            Share::Some => self.with_passing(number, pool, |block| set.and(block)),
         }
     }
 
@@ -168,13 +156,7 @@ impl ColumnTest<'_> {
             Share::None => Ok(()),
             Share::All => self.with_exists(number, pool, |block| set.and_not(block)),
             Share::Some if set.is_sparse() && set.len() <= EACH => self.retain(number, false, set),
-            Share::Some => {
-                let mut own = pool.set();
-                self.make(number, &mut own, pool)?;
-                set.and_not(own.as_block());
-                pool.put_set(own);
-                Ok(())
-            }
+            Share::Some => self.with_passing(number, pool, |block| set.and_not(block)),
         }
     }
 
@@ -192,6 +174,14 @@ impl ColumnTest<'_> {
         overrides.retain(|(_, code)| code.is_some_and(passes));
         ids.extend(overrides.iter().map(|(id, _)| *id));
         ids.sort_unstable();
+        Ok(())
+    }
+
+    fn with_passing(&self, number: u16, pool: &mut Pool, then: impl FnOnce(Block<'_>)) -> Result<()> {
+        let mut own = pool.set();
+        self.make(number, &mut own, pool)?;
+        then(own.as_block());
+        pool.put_set(own);
         Ok(())
     }
 

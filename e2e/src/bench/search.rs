@@ -113,17 +113,6 @@ pub(super) fn pages(state: &State, queries: &[Query], now_us: i64) -> Result<Vec
     Ok(pages)
 }
 
-fn count_of(request: &SearchRequest) -> CountRequest {
-    CountRequest {
-        index: request.index.clone(),
-        filter: request.filter.clone(),
-        include_pending: request.include_pending,
-        now_us: request.now_us,
-        consistency: None,
-        up_to: None,
-    }
-}
-
 /// Each page, and the exact count of each first page.
 pub(super) fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) -> Result<(Latencies, Latencies)> {
     let (mut searches, mut counts) = (Latencies::default(), Latencies::default());
@@ -132,7 +121,7 @@ pub(super) fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) ->
         std::hint::black_box(engine::search(state, request, now_us)?);
         searches.add(start.elapsed());
         if request.cursor.is_none() {
-            let request = count_of(request);
+            let request = CountRequest::of_search(request);
             let start = Instant::now();
             std::hint::black_box(engine::count(state, &request, now_us)?);
             counts.add(start.elapsed());
@@ -195,8 +184,10 @@ async fn beside_postgres(stage: &Stage, state: &State, pages: &[SearchRequest], 
                 if found != wanted {
                     bail!("Postgres gives {} ids, the index {}: {search}", wanted.len(), found.len());
                 }
-                let (wanted, found) =
-                    (row.try_get::<i64, _>(0)? as u64, engine::count(state, &count_of(request), now_us)?.count);
+                let (wanted, found) = (
+                    row.try_get::<i64, _>(0)? as u64,
+                    engine::count(state, &CountRequest::of_search(request), now_us)?.count,
+                );
                 if found != wanted {
                     bail!("Postgres counts {wanted}, the index {found}: {counting}");
                 }

@@ -204,15 +204,7 @@ pub async fn compare(
         }
         page_request.cursor = Some(OpaqueBytes(answer.next_cursor));
     }
-    let count = CountRequest {
-        index: request.index.clone(),
-        filter: request.filter.clone(),
-        include_pending: request.include_pending,
-        now_us: request.now_us,
-        consistency: None,
-        up_to: None,
-    };
-    let count = client.count(count).await.with_context(about)?.count;
+    let count = client.count(CountRequest::of_search(request)).await.with_context(about)?.count;
     if count != wanted.len() as u64 {
         bail!("count says {count}, Postgres {}\n{}", wanted.len(), about());
     }

@@ -127,19 +127,10 @@ impl<'s> ColumnView<'s> {
             Some(column) => column.block(block, codes)?,
             None => codes.resize(CODES, 0),
         }
-        let mut set = |id: u32, code: Option<u64>| {
-            if let (Some(place), Some(code)) = (codes.get_mut(id as usize & (CODES - 1)), code) {
+        for (id, code) in self.overrides(block)? {
+            if let (Some(place), Some(code)) = (codes.get_mut(usize::from(id)), code) {
                 *place = code;
             }
-        };
-        if let Some(checkpoint) = self.checkpoint {
-            for position in checkpoint.positions(block)? {
-                let (id, code) = checkpoint.nth(position)?;
-                set(id, code);
-            }
-        }
-        for layer in [self.frozen, self.active].into_iter().flatten() {
-            layer.codes(ids(block)).for_each(|(id, code)| set(id, code));
         }
         Ok(())
     }

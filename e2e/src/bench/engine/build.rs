@@ -80,19 +80,7 @@ fn begin(parts: Vec<wire::LoadPart>) -> Kind {
 }
 
 fn built(schema: &Arc<Schema>, folder: &Folder, rows: &Rows) -> Result<Manifest> {
-    let manifest = Manifest {
-        format: format::NEWEST,
-        store: STORE,
-        definition: schema.hash.clone(),
-        epoch: 1,
-        first_segment: 1,
-        next_sequence: 1,
-        checkpoint: None,
-        segments: Vec::new(),
-        tables: Vec::new(),
-        staged: Vec::new(),
-        prepared: None,
-    };
+    let manifest = Manifest { epoch: 1, ..Manifest::new(format::NEWEST, STORE, &schema.hash) };
     let mut building = Building {
         state: State::new(Arc::clone(schema)),
         disk: Arc::new(RealDisk),

@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::Result;
 use bitdex_proto::query::{CountRequest, Filter, SearchRequest};
-use bitdex_query::{engine, state::State};
+use bitdex_query::engine;
 
 use super::{Latencies, size};
 use crate::{
@@ -53,19 +53,7 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let pages = super::search::pages(&state, &queries, NOW_US)?;
     measure("search", &pages, |request| Ok(engine::search(&state, request, NOW_US)?.ids.len() as u64))?;
     let first: Vec<SearchRequest> = pages.into_iter().filter(|request| request.cursor.is_none()).collect();
-    measure("count", &first, |request| counted(&state, request))
-}
-
-fn counted(state: &State, request: &SearchRequest) -> Result<u64> {
-    let request = CountRequest {
-        index: request.index.clone(),
-        filter: request.filter.clone(),
-        include_pending: request.include_pending,
-        now_us: request.now_us,
-        consistency: None,
-        up_to: None,
-    };
-    Ok(engine::count(state, &request, NOW_US)?.count)
+    measure("count", &first, |request| Ok(engine::count(&state, &CountRequest::of_search(request), NOW_US)?.count))
 }
 
 fn measure(what: &str, requests: &[SearchRequest], ask: impl Fn(&SearchRequest) -> Result<u64>) -> Result<()> {
