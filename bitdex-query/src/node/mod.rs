@@ -359,15 +359,13 @@ impl WriterHandle {
     /// the writer. After the latter two the record may turn out to be kept after a change of writers; its source's
     /// cursor then tells.
     pub async fn submit(&self, record: wire::Record) -> Result<Ack> {
-        let payload = record.encode_to_vec();
-        let record = Decoded::new(&self.shared.options.schema, record)?;
-        if payload.len() > MAX_PAYLOAD {
+        let bytes = record.encoded_len();
+        if bytes > MAX_PAYLOAD {
             return Err(Error::Exhausted(format!(
-                "a record of {} bytes is above the limit of {MAX_PAYLOAD}: send smaller batches",
-                payload.len()
+                "a record of {bytes} bytes is above the limit of {MAX_PAYLOAD}: send smaller batches"
             )));
         }
-        let room = (payload.len() / QUEUE_UNIT + 1).min((self.shared.options.queue_bytes / QUEUE_UNIT).max(1));
+        let room = (bytes / QUEUE_UNIT + 1).min((self.shared.options.queue_bytes / QUEUE_UNIT).max(1));
         let permit = Arc::clone(&self.shared.queue)
             .acquire_many_owned(u32::try_from(room).unwrap_or(u32::MAX))
             .await
@@ -375,11 +373,19 @@ impl WriterHandle {
         if self.shared.draining.load(Ordering::Acquire) {
             return Err(Error::unavailable("this process is shutting down"));
         }
+        // Only now: what waits for room is held once, not encoded and decoded besides.
+        let payload = record.encode_to_vec();
+        let record = Decoded::new(&self.shared.options.schema, record)?;
         let (answer, answered) = oneshot::channel();
         let waiting = Waiting { answer, since: std::time::Instant::now(), _permit: permit };
         let submission = Submission { record, payload, waiting };
         self.shared.commands.send(Command::Submit(Box::new(submission))).map_err(|_| ended())?;
         answered.await.map_err(|_| ended())?
+    }
+
+    /// Bytes of records that may wait to become durable; past it [`Self::submit`] waits.
+    pub fn queue_bytes(&self) -> usize {
+        self.shared.options.queue_bytes
     }
 
     /// Waits for the turn to feed `source`: one session a source is active.

@@ -21,7 +21,8 @@ use crate::{
     state::{LoadProgress, State},
 };
 
-/// Bytes of rows submitted and not durable yet; past it the stream is not read.
+/// Bytes of rows submitted and not durable yet, or the queue's bytes where those are fewer; past it the stream is not
+/// read.
 const MAX_IN_FLIGHT: usize = 32 << 20;
 /// How often a session that is to make room is told so.
 const SUPERSEDE_EVERY: Duration = Duration::from_millis(20);
@@ -62,6 +63,7 @@ pub(super) async fn run(
     answers.send(response(load_response::Kind::Opened(progress.into())))?;
 
     let schema = std::sync::Arc::clone(node.current().schema());
+    let in_flight = MAX_IN_FLIGHT.min(writer.queue_bytes());
     let mut flights = Flights::new();
     loop {
         if load.ended() {
@@ -100,7 +102,7 @@ pub(super) async fn run(
                     }
                 }
             }
-            message = requests.message(), if load.bytes < MAX_IN_FLIGHT && load.finishing == Finishing::No => {
+            message = requests.message(), if load.bytes < in_flight && load.finishing == Finishing::No => {
                 match message?.map(|message| message.kind) {
                     Some(Some(load_request::Kind::Rows(rows))) => {
                         State::check_load_rows(&schema, &load.parts, &rows)?;
