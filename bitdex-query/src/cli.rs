@@ -36,14 +36,16 @@ pub enum Command {
     },
     /// Show what a data folder holds: versions, files, sizes by field, dead space, the log, the writer.
     ///
-    /// Reads only headers and directories, changes nothing, and may run beside serving processes.
-    #[command(after_help = "Example:\n  bitdex-query inspect --data /var/lib/bitdex\n  \
+    /// Reads only headers and directories, so it takes milliseconds; changes nothing, and may run beside serving
+    /// processes. Files marked dead are not needed any more; the next writer, or the running one, removes them.
+    #[command(after_help = "Exit status: 0, 1 where a file is missing or damaged, 64 for a wrong definition or \
+                            folder.\n\nExample:\n  bitdex-query inspect --data /var/lib/bitdex\n  \
                             bitdex-query inspect --data /var/lib/bitdex --json | jq .dead_bytes")]
     Inspect(Inspect),
     /// Verify a data folder: every checksum of every file, and that what is indexed is what the rows say.
     ///
-    /// Reads everything, changes nothing, and may run beside serving processes: it checks the newest version. Each
-    /// finding is one line that names the file and the place.
+    /// Reads everything, on every core; changes nothing, and may run beside serving processes: it checks the newest
+    /// version. Each finding is one line that names the file and the place; how far it is, it tells on standard error.
     #[command(after_help = "Exit status: 0 where nothing is wrong, 1 with findings, 64 for a wrong definition or \
                             folder.\n\nExample:\n  bitdex-query check --data /var/lib/bitdex --definition images.yaml")]
     Check(Check),

@@ -38,7 +38,7 @@ fn main() -> ExitCode {
     let result = match cli.command {
         Command::Serve(options) => run(&options),
         Command::Validate { definition } => validate(&definition),
-        Command::Inspect(options) => inspect(&options),
+        Command::Inspect(options) => return exit(inspect(&options)),
         Command::Check(options) => return exit(check(&options)),
         Command::RaiseFormat { data, patience_seconds } => raise_format(&data, Duration::from_secs(patience_seconds)),
     };
@@ -96,7 +96,8 @@ fn validate(path: &std::path::Path) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn inspect(options: &Inspect) -> anyhow::Result<()> {
+/// Whether nothing is wrong.
+fn inspect(options: &Inspect) -> anyhow::Result<bool> {
     let schema = options.definition.as_deref().map(Definition::load).transpose()?;
     let folder = Folder::open(&options.data, false).map_err(Error::from)?;
     let report = Report::read(&folder, schema.as_ref().map(Definition::schema)).map_err(Error::from)?;
@@ -107,7 +108,7 @@ fn inspect(options: &Inspect) -> anyhow::Result<()> {
     } else {
         write!(out, "{report}")?;
     }
-    Ok(())
+    Ok(report.problems.is_empty())
 }
 
 /// Whether nothing is wrong.
@@ -127,11 +128,15 @@ fn check(options: &Check) -> anyhow::Result<bool> {
     for line in checked.findings.lines() {
         writeln!(out, "{line}")?;
     }
-    let Checked { files, bytes, records, documents, rows, .. } = checked;
+    let Checked { files, bytes, records, documents, rows, compared, .. } = checked;
     let found = match checked.findings.count() {
         0 => "nothing is wrong".into(),
+        1 => "1 finding".into(),
         count => format!("{count} findings"),
     };
+    if !compared {
+        writeln!(out, "what is indexed was not compared with the rows, because the version cannot be opened whole")?;
+    }
     writeln!(
         out,
         "{found}: {files} files of {bytes} bytes, {records} records of the log, {documents} documents, {rows} rows"

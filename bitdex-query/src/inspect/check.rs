@@ -32,11 +32,22 @@ pub struct Findings {
 }
 
 impl Findings {
+    /// The same finding twice is one: damage is met on several ways.
     pub(super) fn add(&mut self, finding: impl Display) {
+        let line = finding.to_string();
+        if self.lines.contains(&line) {
+            return;
+        }
         self.count += 1;
         if self.lines.len() < KEPT {
-            self.lines.push(finding.to_string());
+            self.lines.push(line);
         }
+    }
+
+    pub(super) fn append(&mut self, others: Self) {
+        let unkept = others.count - others.lines.len();
+        others.lines.into_iter().for_each(|line| self.add(line));
+        self.count += unkept;
     }
 
     /// The value of a result whose error is a finding.
@@ -67,8 +78,11 @@ pub struct Checked {
     pub bytes: u64,
     /// Of the log.
     pub records: u64,
+    /// 0 where `compared` is false.
     pub documents: u64,
     pub rows: u64,
+    /// Whether the version could be opened, and its index compared with its rows.
+    pub compared: bool,
 }
 
 /// One version, whole.
@@ -105,6 +119,7 @@ pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&st
     }
     if let Some(state) = &state {
         structure::check(state, &mut checked, progress);
+        checked.compared = true;
     }
     Ok(checked)
 }

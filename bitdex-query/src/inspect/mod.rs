@@ -7,4 +7,4 @@ mod structure;
 #[cfg(test)]
 mod tests;
 
-pub use report::Report;
+pub use report::{FieldReport, Report};

@@ -28,6 +28,9 @@ use crate::{
     },
 };
 
+/// How often a store is looked at whose manifest is replaced meanwhile.
+const ATTEMPTS: usize = 20;
+
 #[derive(Debug, Serialize)]
 pub struct Report {
     pub folder: String,
@@ -46,6 +49,8 @@ pub struct Report {
     pub files: Vec<FileReport>,
     /// Of the packs that the manifest names, by kind of file, kind of section and field.
     pub sections: Vec<SectionReport>,
+    /// The index of each field in the packs that the manifest names; the largest first.
+    pub fields: Vec<FieldReport>,
     pub total_bytes: u64,
     /// In files that the manifest does not need.
     pub dead_bytes: u64,
@@ -61,6 +66,15 @@ pub struct CheckpointRows {
     pub rows: u64,
     /// Dead: segments and tables have taken them in, and the next checkpoint leaves them out.
     pub taken_in: u64,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct FieldReport {
+    pub field: String,
+    /// Sets and columns in segments.
+    pub base_bytes: u64,
+    /// Sets and columns in the checkpoint.
+    pub checkpoint_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -80,18 +94,41 @@ pub struct FileReport {
 pub struct SectionReport {
     pub file: String,
     pub section: String,
+    /// The field of an index, or the place of rows.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub field: Option<String>,
     pub bytes: u64,
+    /// Of a field's index.
+    #[serde(skip)]
+    is_index: bool,
 }
 
 impl Report {
-    /// `schema`: to name fields.
+    /// `schema`: to name fields; that of another store is refused.
     pub fn read(folder: &Folder, schema: Option<&Arc<Schema>>) -> Result<Self> {
+        let mut left = ATTEMPTS;
+        loop {
+            let manifest = Manifest::read(&folder.manifest())?.ok_or_else(|| {
+                let root = folder.root().display();
+                Error::Foreign(format!("the data folder {root} holds no store: it has no MANIFEST"))
+            })?;
+            let report = Self::of(folder, schema, manifest.clone())?;
+            left -= 1;
+            // What is wrong may only be that the manifest has been replaced.
+            if report.problems.is_empty()
+                || left == 0
+                || Manifest::read(&folder.manifest())?.as_ref() == Some(&manifest)
+            {
+                return Ok(report);
+            }
+        }
+    }
+
+    fn of(folder: &Folder, schema: Option<&Arc<Schema>>, manifest: Manifest) -> Result<Self> {
         let root = folder.root();
-        let manifest = Manifest::read(&folder.manifest())?.ok_or_else(|| {
-            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", root.display()))
-        })?;
+        if let Some(schema) = schema {
+            manifest.check_definition(root, &schema.index, &schema.hash)?;
+        }
         let mut problems = Vec::new();
         let frontier = match Frontier::open(&folder.frontier(), false) {
             Ok(frontier) => frontier.load(),
@@ -100,9 +137,8 @@ impl Report {
                 0
             }
         };
-        let names: Option<Vec<String>> =
-            schema.map(|schema| schema.fields.iter().map(|field| field.name.clone()).collect());
-        let roles = roles(&manifest);
+        let names = Names(schema.map(|schema| &**schema));
+        let roles = roles(&manifest, names);
         let mut files = Vec::new();
         let mut found = folder.names()?;
         found.sort();
@@ -113,11 +149,12 @@ impl Report {
             // A file may go while this runs.
             let Ok(metadata) = fs::metadata(root.join(&name)) else { continue };
             let role = roles.get(&name).cloned();
-            let (file, problem) = file(root, &manifest, name, metadata.len(), role, names.as_deref());
+            let (file, problem) = file(root, &manifest, name, metadata.len(), role, names);
             problems.extend(problem.map(|error| error.to_string()));
             files.push(file);
         }
         let sections = sum(&files);
+        let fields = by_field(&files);
         let checkpoint_rows = match schema.map(|schema| checkpoint_rows(folder, &manifest, schema)) {
             Some(Ok(rows)) => rows,
             Some(Err(error)) => {
@@ -143,13 +180,13 @@ impl Report {
             definition: manifest.definition,
             files,
             sections,
+            fields,
             problems,
         })
     }
 }
 
 fn checkpoint_rows(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Option<CheckpointRows>> {
-    manifest.check_definition(folder.root(), &schema.index, &schema.hash)?;
     let Some(files) = Files::open(folder, manifest, schema, None)? else { return Ok(None) };
     let Some(checkpoint) = files.checkpoint() else { return Ok(None) };
     let (rows, sequence) = (checkpoint.rows(), files.sequence());
@@ -170,7 +207,7 @@ fn checkpoint_rows(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -
 }
 
 /// What the manifest names each pack for.
-fn roles(manifest: &Manifest) -> BTreeMap<String, String> {
+fn roles(manifest: &Manifest, names: Names<'_>) -> BTreeMap<String, String> {
     let mut roles = BTreeMap::new();
     if let Some(checkpoint) = &manifest.checkpoint {
         let role = format!("checkpoint at record {}, generation {}", checkpoint.sequence, checkpoint.generation);
@@ -182,7 +219,8 @@ fn roles(manifest: &Manifest) -> BTreeMap<String, String> {
             roles.insert(segment.file.clone(), role);
         }
         for table in tables {
-            roles.insert(table.file.clone(), format!("{prefix}lookup {} at record {}", table.source, table.sequence));
+            let role = format!("{prefix}{} at record {}", names.lookup(table.source), table.sequence);
+            roles.insert(table.file.clone(), role);
         }
     };
     base(&manifest.segments, &manifest.tables, "");
@@ -201,7 +239,7 @@ fn file(
     name: String,
     bytes: u64,
     role: Option<String>,
-    fields: Option<&[String]>,
+    names: Names<'_>,
 ) -> (FileReport, Option<Error>) {
     let mut file = FileReport { name, bytes, role: String::new(), needed: true, format: None, sections: Vec::new() };
     if let Some(number) = segment_number(&file.name) {
@@ -224,7 +262,7 @@ fn file(
             Ok(Some(pack)) => {
                 file.format = Some(pack.stamp().format);
                 let kind = pack.kind().map_or("unknown", PackKind::name);
-                file.sections = pack.sections().iter().map(|section| describe(kind, section, fields)).collect();
+                file.sections = pack.sections().iter().map(|section| describe(kind, section, names)).collect();
             }
             Ok(None) => {}
             Err(error) => return (file, Some(error)),
@@ -247,19 +285,48 @@ fn file(
     (file, None)
 }
 
-fn describe(file: &str, &(kind, place, bytes): &(u16, u16, u64), fields: Option<&[String]>) -> SectionReport {
+/// What the definition calls things; their numbers where there is none.
+#[derive(Debug, Clone, Copy)]
+struct Names<'s>(Option<&'s Schema>);
+
+impl Names<'_> {
+    fn field(self, field: usize) -> String {
+        match self.0.map(|schema| schema.fields.get(field)) {
+            Some(Some(field)) => field.name.clone(),
+            Some(None) => format!("hidden field {field}"),
+            None => format!("field {field}"),
+        }
+    }
+
+    fn lookup(self, source: usize) -> String {
+        match self.0.and_then(|schema| schema.sources.get(source)) {
+            Some(source) => format!("lookup {}", source.name),
+            None => format!("lookup {source}"),
+        }
+    }
+
+    /// Where rows stand: a source, an external field, or a hop.
+    fn place(self, place: usize) -> String {
+        let Some(schema) = self.0 else { return format!("place {place}") };
+        let field = place.checked_sub(schema.sources.len());
+        match (schema.sources.get(place), field.and_then(|field| schema.fields.get(field))) {
+            (Some(source), _) => source.name.clone(),
+            (None, Some(field)) => field.name.clone(),
+            (None, None) => format!("hop {}", place.saturating_sub(schema.sources.len() + schema.fields.len())),
+        }
+    }
+}
+
+fn describe(file: &str, &(kind, place, bytes): &(u16, u16, u64), names: Names<'_>) -> SectionReport {
     let known = SectionKind::of(kind);
-    let named = || match fields {
-        Some(fields) => fields.get(usize::from(place)).cloned().unwrap_or_else(|| format!("hidden field {place}")),
-        None => format!("field {place}"),
-    };
     SectionReport {
         file: file.into(),
         section: known.map_or_else(|| format!("kind {kind}"), |kind| kind.name().into()),
+        is_index: known.is_some_and(SectionKind::is_of_field),
         field: match known {
-            Some(kind) if kind.is_of_field() => Some(named()),
-            _ if place == 0 => None,
-            _ => Some(format!("place {place}")),
+            Some(kind) if kind.is_of_field() => Some(names.field(place.into())),
+            Some(SectionKind::TableIndex) => Some(names.place(place.into())),
+            _ => None,
         },
         bytes,
     }
@@ -278,10 +345,47 @@ fn sum(files: &[FileReport]) -> Vec<SectionReport> {
             section: section.into(),
             field: field.map(Into::into),
             bytes,
+            is_index: false,
         })
         .collect();
     sections.sort_by_key(|section| std::cmp::Reverse(section.bytes));
     sections
+}
+
+/// What the sections of fields take in needed files.
+fn by_field(files: &[FileReport]) -> Vec<FieldReport> {
+    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
+    for section in files.iter().filter(|file| file.needed).flat_map(|file| &file.sections) {
+        let Some(field) = section.field.as_deref().filter(|_| section.is_index) else { continue };
+        let (base, checkpoint) = sums.entry(field).or_default();
+        let sum = if section.file == PackKind::Checkpoint.name() { checkpoint } else { base };
+        *sum += section.bytes;
+    }
+    let field = |(field, (base_bytes, checkpoint_bytes)): (&str, _)| FieldReport {
+        field: field.into(),
+        base_bytes,
+        checkpoint_bytes,
+    };
+    let mut fields: Vec<FieldReport> = sums.into_iter().map(field).collect();
+    fields.sort_by_key(|field| std::cmp::Reverse(field.base_bytes + field.checkpoint_bytes));
+    fields
+}
+
+/// In groups of three digits, as people read them.
+struct Grouped(u64);
+
+impl Display for Grouped {
+    fn fmt(&self, f: &mut Formatter<'_>) -> fmt::Result {
+        let digits = self.0.to_string();
+        let mut text = String::with_capacity(digits.len() * 4 / 3);
+        for (n, digit) in digits.chars().enumerate() {
+            if n > 0 && (digits.len() - n).is_multiple_of(3) {
+                text.push(' ');
+            }
+            text.push(digit);
+        }
+        f.pad_integral(true, "", &text)
+    }
 }
 
 impl Display for Report {
@@ -296,21 +400,28 @@ impl Display for Report {
         }
         writeln!(f, "log         needed from segment {} on", self.first_log_segment)?;
         writeln!(f, "writer      epoch {}, {}", self.epoch, self.writer.as_deref().unwrap_or("no address told"))?;
-        writeln!(f, "bytes       {} in all, {} in dead files", self.total_bytes, self.dead_bytes)?;
+        let [total, dead] = [self.total_bytes, self.dead_bytes].map(Grouped);
+        writeln!(f, "bytes       {total} in all, {dead} in dead files")?;
         if let Some(CheckpointRows { rows, taken_in }) = self.checkpoint_rows {
             writeln!(f, "dead rows   {taken_in} of the checkpoint's {rows}, which base files have taken in")?;
         }
         writeln!(f, "\n{:>15}  file", "bytes")?;
         for file in &self.files {
             let dead = if file.needed { "" } else { " (dead)" };
-            writeln!(f, "{:>15}  {}: {}{dead}", file.bytes, file.name, file.role)?;
+            writeln!(f, "{:>15}  {}: {}{dead}", Grouped(file.bytes), file.name, file.role)?;
         }
         if !self.sections.is_empty() {
             writeln!(f, "\n{:>15}  section", "bytes")?;
         }
         for section in &self.sections {
             let field = section.field.as_ref().map_or_else(String::new, |field| format!(" of {field}"));
-            writeln!(f, "{:>15}  {}: {}{field}", section.bytes, section.file, section.section)?;
+            writeln!(f, "{:>15}  {}: {}{field}", Grouped(section.bytes), section.file, section.section)?;
+        }
+        if !self.fields.is_empty() {
+            writeln!(f, "\n{:>15} {:>15}  index of field", "base", "checkpoint")?;
+        }
+        for FieldReport { field, base_bytes, checkpoint_bytes } in &self.fields {
+            writeln!(f, "{:>15} {:>15}  {field}", Grouped(*base_bytes), Grouped(*checkpoint_bytes))?;
         }
         for problem in &self.problems {
             writeln!(f, "\nwrong: {problem}")?;

@@ -1,9 +1,14 @@
 //! Whether sets, columns, counts, hops and hashes are those that the rows yield.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, HashMap},
     fmt::{Debug, Display},
+    num::NonZero,
     ops::Bound,
+    sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    },
 };
 
 use bitdex_proto::{
@@ -11,7 +16,7 @@ use bitdex_proto::{
     value::{FieldValue, Value},
 };
 
-use super::check::Checked;
+use super::check::{Checked, Findings};
 use crate::{
     log::Result,
     segment::{
@@ -24,13 +29,21 @@ use crate::{
 };
 
 pub(super) fn check(state: &State, checked: &mut Checked, progress: &mut dyn FnMut(&str)) {
-    for segment in state.files().segments() {
-        progress(&format!("adding up segment {}", segment.number()));
-        let result = segment_sums(state, segment, checked);
-        checked.findings.keep(result);
-    }
-    let result = rows(state, checked, progress);
-    checked.findings.keep(result);
+    let segments = state.files().segments();
+    in_parallel(
+        segments,
+        |segment| {
+            let mut findings = Findings::default();
+            let result = segment_sums(state, segment, &mut findings);
+            findings.keep(result);
+            findings
+        },
+        |n, findings| {
+            checked.findings.append(findings);
+            progress(&format!("added up segment {n} of {}", segments.len()));
+        },
+    );
+    rows(state, checked, progress);
     for hop in 0..state.layout().hops.len() {
         progress(&format!("comparing the way back {hop} of lookups"));
         let result = hops(state, hop, checked);
@@ -38,16 +51,35 @@ pub(super) fn check(state: &State, checked: &mut Checked, progress: &mut dyn FnM
     }
     let mut documents = Documents::new(state);
     let blocks = state.blocks();
-    for (n, block) in (1..).zip(&blocks) {
-        progress(&format!("comparing documents, block {n} of {}", blocks.len()));
-        let result = documents.block(*block, checked);
-        checked.findings.keep(result);
-    }
-    for field in documents.fields.clone() {
-        progress(&format!("comparing {}", documents.name(field)));
-        let result = documents.whole(field, checked);
-        checked.findings.keep(result);
-    }
+    in_parallel(
+        &blocks,
+        |block| {
+            let mut part = Documents::new(state);
+            let mut checked = Checked::default();
+            let result = part.block(*block, &mut checked);
+            checked.findings.keep(result);
+            (part, checked.findings)
+        },
+        |n, (part, findings)| {
+            documents.add(&part);
+            checked.findings.append(findings);
+            progress(&format!("compared documents, block {n} of {}", blocks.len()));
+        },
+    );
+    let fields = documents.fields.clone();
+    in_parallel(
+        &fields,
+        |field| {
+            let mut checked = Checked::default();
+            let result = documents.whole(*field, &mut checked);
+            checked.findings.keep(result);
+            checked.findings
+        },
+        |n, findings| {
+            checked.findings.append(findings);
+            progress(&format!("compared field {n} of {}", fields.len()));
+        },
+    );
     checked.documents = documents.present;
     if documents.present != state.documents() {
         let expected = documents.present;
@@ -59,8 +91,40 @@ pub(super) fn check(state: &State, checked: &mut Checked, progress: &mut dyn FnM
     }
 }
 
+/// Does the work on all cores, and takes what comes of it in the order of `tasks`, with its number from 1 on.
+fn in_parallel<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> R + Sync, mut take: impl FnMut(usize, R)) {
+    let threads = std::thread::available_parallelism().map_or(1, NonZero::get).min(tasks.len());
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        // As many results may wait as there are threads, so that a slow one does not let them pile up.
+        let (sender, results) = mpsc::sync_channel(threads);
+        for _ in 0..threads {
+            let (sender, next, work) = (sender.clone(), &next, &work);
+            scope.spawn(move || {
+                loop {
+                    let n = next.fetch_add(1, Ordering::Relaxed);
+                    let Some(task) = tasks.get(n) else { return };
+                    if sender.send((n, work(task))).is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+        drop(sender);
+        let mut early = BTreeMap::new();
+        let mut wanted = 0;
+        for (n, result) in results {
+            early.insert(n, result);
+            while let Some(result) = early.remove(&wanted) {
+                wanted += 1;
+                take(wanted, result);
+            }
+        }
+    });
+}
+
 /// A segment's own counts.
-fn segment_sums(state: &State, segment: &Segment, checked: &mut Checked) -> Result<()> {
+fn segment_sums(state: &State, segment: &Segment, findings: &mut Findings) -> Result<()> {
     let layout = state.layout();
     let document = layout.slot(DOCUMENT_SOURCE as Place);
     let (mut hash, mut present) = (0u128, 0);
@@ -78,33 +142,40 @@ fn segment_sums(state: &State, segment: &Segment, checked: &mut Checked) -> Resu
     let path = segment.pack().path().display();
     if present != segment.documents_present() {
         let told = segment.documents_present();
-        checked.findings.add(format_args!("{path}: it counts {told} documents, but rows of {present} are in it"));
+        findings.add(format_args!("{path}: it counts {told} documents, but rows of {present} are in it"));
     }
     if hash != segment.hash() {
-        checked.findings.add(format_args!("{path}: its hash is not that of its rows"));
+        findings.add(format_args!("{path}: its hash is not that of its rows"));
     }
     Ok(())
 }
 
-fn rows(state: &State, checked: &mut Checked, progress: &mut dyn FnMut(&str)) -> Result<()> {
-    let mut hash = 0u128;
+fn rows(state: &State, checked: &mut Checked, progress: &mut dyn FnMut(&str)) {
     // The rows of hops follow from those of lookups, and are no part of the hash.
-    let places = state.layout().places().saturating_sub(state.layout().hops.len());
-    for place in 0..places as Place {
-        progress(&format!("adding up rows, place {place} of {places}"));
-        let mut rows = state.rows(place, i64::MIN, i64::MAX)?;
+    let places: Vec<Place> = (0..state.layout().places().saturating_sub(state.layout().hops.len()) as Place).collect();
+    let sum = |place: &Place| -> Result<(u128, u64)> {
+        let (mut hash, mut count) = (0u128, 0u64);
+        let mut rows = state.rows(*place, i64::MIN, i64::MAX)?;
         while let Some((key, row)) = rows.next()? {
-            hash = hash.wrapping_add(row_hash(place, key, row));
-            checked.rows += 1;
+            hash = hash.wrapping_add(row_hash(*place, key, row));
+            count += 1;
         }
-    }
-    if hash != state.hash() {
+        Ok((hash, count))
+    };
+    let mut hash = Some(0u128);
+    in_parallel(&places, sum, |n, sum| {
+        let sum = checked.findings.keep(sum);
+        checked.rows += sum.map_or(0, |(_, count)| count);
+        hash = hash.zip(sum).map(|(hash, (more, _))| hash.wrapping_add(more));
+        progress(&format!("added up rows, place {n} of {}", places.len()));
+    });
+    // Where not all rows can be read, it is told why.
+    if hash.is_some_and(|hash| hash != state.hash()) {
         let folder = state.files().folder().display();
         checked
             .findings
             .add(format_args!("{folder}: the version's hash {:032x} is not that of its rows", state.hash()));
     }
-    Ok(())
 }
 
 /// Each row of a lookup is kept by the value of the hop's column, and nothing else is.
@@ -173,7 +244,7 @@ struct Documents<'s> {
 #[derive(Default)]
 struct Expected {
     exists: Vec<u16>,
-    terms: BTreeMap<Value, Vec<u16>>,
+    terms: HashMap<Value, Vec<u16>>,
     codes: Vec<(u16, u64)>,
 }
 
@@ -183,6 +254,14 @@ impl<'s> Documents<'s> {
         let indexed = |field: &FieldId| spec.fields.get(*field).is_some_and(|(index, _)| *index != Index::None);
         let fields = (0..spec.fields.len()).filter(indexed).collect();
         Self { state, fields, totals: vec![(0, 0); spec.fields.len()], present: 0, at: None }
+    }
+
+    /// Takes over what another one added up.
+    fn add(&mut self, other: &Self) {
+        self.present += other.present;
+        for (mine, theirs) in self.totals.iter_mut().zip(&other.totals) {
+            *mine = (mine.0 + theirs.0, mine.1 + theirs.1);
+        }
     }
 
     fn index(&self, field: FieldId) -> Index {
@@ -284,8 +363,7 @@ impl<'s> Documents<'s> {
     }
 
     /// That the index of a field holds nothing else than what the blocks were found to have.
-    fn whole(&mut self, field: FieldId, checked: &mut Checked) -> Result<()> {
-        self.at = None;
+    fn whole(&self, field: FieldId, checked: &mut Checked) -> Result<()> {
         let (documents, pairs) = self.totals.get(field).copied().unwrap_or_default();
         let exists = self.count(field, Term::Exists)?;
         if exists != documents {
@@ -314,7 +392,7 @@ impl<'s> Documents<'s> {
         let mut buffer = BlockBuffer::default();
         let mut count = 0;
         for block in operand.blocks() {
-            count += ids(operand.block(block, &mut buffer)?).len() as u64;
+            count += u64::from(operand.block(block, &mut buffer)?.len());
         }
         Ok(count)
     }
@@ -359,7 +437,11 @@ fn ids(block: Block<'_>) -> Vec<u16> {
     match block {
         Block::Empty => Vec::new(),
         Block::Array(ids) => ids.to_vec(),
-        Block::Bits(_) => (0..=u16::MAX).filter(|id| block.contains(*id)).collect(),
+        Block::Bits(_) => {
+            let mut ids = Vec::with_capacity(block.len() as usize);
+            block.for_each(|id| ids.push(id));
+            ids
+        }
     }
 }
 

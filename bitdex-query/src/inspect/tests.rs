@@ -81,6 +81,8 @@ fn adds_up_sections_and_dead_files() {
     assert_eq!(report.dead_bytes, dead);
     let held = report.sections.iter().find(|section| section.field.as_deref() == Some("field 3")).unwrap();
     assert_eq!((held.file.as_str(), held.section.as_str(), held.bytes), ("segment", "sets", 200));
+    let of_field = |field: &str, base_bytes| FieldReport { field: field.into(), base_bytes, checkpoint_bytes: 0 };
+    assert_eq!(report.fields, [of_field("field 3", 200), of_field("field 4", 20)]);
     let text = report.to_string();
     for part in ["segment: sets of field 3", "(dead)", "segment 1 at record 8", "checkpoint  at record 8"] {
         assert!(text.contains(part), "{part}: {text}");
@@ -99,6 +101,8 @@ fn tells_what_is_missing_or_damaged() {
     let path = folder.segment(1, 1, 8);
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() - 1]).unwrap();
+    let error = Report::read(&folder, Some(&Arc::new(schema()))).unwrap_err().to_string();
+    assert!(error.contains("definition abc"), "a definition that would give wrong names is refused: {error}");
     let problems = Report::read(&folder, None).unwrap().problems;
     assert!(problems[0].contains(&segment_name(0, 1, 8)) && problems[0].contains("missing"), "{problems:?}");
     assert!(problems[1].contains(&segment_name(1, 1, 8)), "{problems:?}");

@@ -126,9 +126,8 @@ impl Manifest {
             return Ok(());
         }
         Err(Error::Foreign(format!(
-            "the data folder {} holds a store of definition {}, this process serves index {index} of definition \
-             {definition}: start it with the definition that the store was made with, or give the new one an empty \
-             folder and load it",
+            "the data folder {} holds a store of definition {}, but index {index} of definition {definition} was given: \
+             give the definition that the store was made with, or give the new one an empty folder and load it",
             folder.display(),
             self.definition,
         )))
