@@ -104,6 +104,7 @@ impl Place<'_> {
         self.load(&mut writer, &schema, &rows, results).await?;
         let Rows { value_bytes, generator, .. } = rows;
         self.at_rest().await?;
+        self.check(results).await?;
 
         let mut reader = self.pod(1, &["--drain-seconds", "0", "--reader-only"])?;
         reader.process.start()?;
@@ -173,6 +174,27 @@ impl Place<'_> {
             }
             tokio::time::sleep(Duration::from_millis(200)).await;
         }
+    }
+
+    /// `bitdex-query check` of the whole folder, beside the writer.
+    async fn check(&self, results: &mut Results) -> Result<()> {
+        let start = Instant::now();
+        let output = tokio::process::Command::new(&self.binaries.query)
+            .arg("check")
+            .arg("--data")
+            .arg(self.folder.join("data"))
+            .arg("--definition")
+            .arg(definition_file())
+            .output()
+            .await?;
+        let elapsed = start.elapsed();
+        let told = String::from_utf8_lossy(&output.stdout);
+        if !output.status.success() {
+            bail!("check: {}: {told}{}", output.status, String::from_utf8_lossy(&output.stderr));
+        }
+        say(format!("checked whole in {}: {}", seconds(elapsed), told.trim()));
+        results.set(format!("check_{}_s", size(self.workload.images)), elapsed.as_secs_f64());
+        Ok(())
     }
 
     /// Opens the files in this process, as a reader does.
