@@ -42,8 +42,8 @@ demo: ## sample data, the pair beside it, live changes; IMAGES=200000, ONCE=1 to
 	$(or $(CARGO_TARGET_DIR),target)/release/e2e demo
 
 .PHONY: bench
-bench: ## the table of measurements, and target/bench/summary.json; ONLY=load,search,visible,ingest,store,engine for a part; store, engine: SIZES=1,10 (millions), MINUTES=10
-	cargo build --release --workspace --bins
+bench: ## measurements beside Postgres and tantivy, into target/bench; ONLY=search,throughput,load,visible,ingest,store,engine for a part, SIZES=1,2,10 (millions)
+	cargo build --release --workspace --bins --features e2e/bench
 	$(or $(CARGO_TARGET_DIR),target)/release/e2e bench
 
 .PHONY: fmt

@@ -28,12 +28,14 @@ enum Command {
     Oracle(Oracle),
     /// Sample data, the pair beside it, and changes that queries follow; stays up with lines to try.
     Demo(DemoArguments),
-    /// The project's goals that can be measured so far, beside Postgres; writes target/bench/summary.json.
+    /// The project's goals, measured beside Postgres and tantivy; writes tables, target/bench/summary.json, every latency
+    /// and plots.
     Bench(BenchArguments),
 }
 
 #[derive(Debug, Args)]
 struct BenchArguments {
+    /// Images of the parts that need databases: `load`, `visible` and `ingest`.
     #[arg(long, env = "IMAGES", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..))]
     images: u32,
     #[arg(long, default_value_t = 1)]
@@ -44,9 +46,13 @@ struct BenchArguments {
     /// Only these parts.
     #[arg(long, env = "ONLY", value_delimiter = ',')]
     only: Vec<bench::Part>,
-    /// Millions of documents at which the parts `store` and `engine` measure.
+    /// Millions of documents at which the parts `search`, `throughput`, `store` and `engine` measure.
     #[arg(long, env = "SIZES", value_delimiter = ',', default_value = "1")]
     sizes: Vec<f64>,
+    /// Minutes after which Postgres is asked no more, for each kind of query and round in the part `search`; how many
+    /// queries it has answered by then is told.
+    #[arg(long, env = "POSTGRES_MINUTES", default_value_t = 15.0)]
+    postgres_minutes: f64,
     /// Minutes of paced ingestion in the part `store`.
     #[arg(long, env = "MINUTES", default_value_t = 0.5)]
     minutes: f64,
@@ -108,8 +114,8 @@ impl Oracle {
 async fn run(cli: Cli) -> Result<()> {
     match cli.command {
         Command::Demo(DemoArguments { images, seed, once }) => demo::run(Demo { images, seed, once }).await?,
-        Command::Bench(BenchArguments { images, seed, queries, only, sizes, minutes }) => {
-            bench::run(Bench { images, seed, queries, only, sizes, minutes }).await?;
+        Command::Bench(BenchArguments { images, seed, queries, only, sizes, postgres_minutes, minutes }) => {
+            bench::run(Bench { images, seed, queries, only, sizes, postgres_minutes, minutes }).await?;
         }
         Command::Oracle(arguments) => {
             let summary = oracle::run(arguments.options()).await?;

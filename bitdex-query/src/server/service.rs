@@ -29,10 +29,9 @@ use crate::{
 
 /// The longest that a call waits for a version that it demands, whatever its own deadline.
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(10);
-/// A query that takes longer is begun anew where it holds up no other call, and where it ends with its call.
-const AT_ONCE: Duration = Duration::from_millis(5);
-/// From here on a query may take long enough that its thread's other tasks must not wait for it.
-const LARGE_INDEX: u64 = 100_000;
+/// A query that takes longer is begun anew where it holds up no other call, and where it ends with its call. Nearly all
+/// take a small part of this, and to hand a thread's other tasks over would cost more than they do.
+const AT_ONCE: Duration = Duration::from_millis(2);
 /// The session source whose cursor tokens carry.
 pub(super) const POSTGRES: &str = "postgres";
 
@@ -188,8 +187,7 @@ impl Service {
     ) -> Result<T> {
         let max_blocks = self.max_blocks;
         let until = Some(deadline.min(Instant::now() + AT_ONCE).into_std());
-        let at_once = || watched(Watch { until, cancelled: None, max_blocks }, || query(state));
-        let answer = if state.documents() >= LARGE_INDEX { tokio::task::block_in_place(at_once) } else { at_once() };
+        let answer = watched(Watch { until, cancelled: None, max_blocks }, || query(state));
         if !matches!(answer, Err(Error::Deadline(_))) || Instant::now() >= deadline {
             return stopped(answer);
         }

@@ -1,9 +1,10 @@
-//! `make bench`: the rows of the project's goals that exist so far, measured in one run over the same rows and with the
-//! same queries, side by side with Postgres.
+//! `make bench`: the project's goals, measured in one run over the same rows and with the same queries, side by side with
+//! Postgres and tantivy.
 //!
 //! Searches and counts are measured in a process that follows the same files as any reader, without a network
-//! (`search_…`), and through gRPC and HTTP (`grpc_…`, `http_…`). Each answer that Postgres gives too is compared.
+//! (`search_…`), and through gRPC and HTTP (`grpc_…`, `http_…`). Each answer that others give too is compared.
 
+mod beside;
 mod engine;
 mod ingest;
 mod load;
@@ -34,8 +35,10 @@ use crate::{
 pub enum Part {
     /// How fast the index is loaded, beside COPY alone.
     Load,
-    /// Searches and counts, beside Postgres.
+    /// Searches, pages and counts beside Postgres and tantivy, at each size.
     Search,
+    /// Searches a second over gRPC and HTTP, with the server's CPU for each, at each size.
+    Throughput,
     /// From commit to visible.
     Visible,
     /// Durable ingestion of batches.
@@ -53,8 +56,10 @@ pub struct Bench {
     pub queries: usize,
     /// Empty: all.
     pub only: Vec<Part>,
-    /// Millions of documents of the part [`Part::Store`].
+    /// Millions of documents of the parts [`Part::Search`], [`Part::Throughput`], [`Part::Store`] and [`Part::Engine`].
     pub sizes: Vec<f64>,
+    /// Minutes after which a set of queries in Postgres ends.
+    pub postgres_minutes: f64,
     /// Minutes of paced ingestion there.
     pub minutes: f64,
 }
@@ -76,7 +81,10 @@ pub async fn run(bench: Bench) -> Result<()> {
             engine::run(&engine::Options { images, seed: bench.seed, queries: bench.queries, folder: None })?;
         }
     }
-    if bench.only.is_empty() || bench.only.iter().any(|part| !matches!(part, Part::Store | Part::Engine)) {
+    if bench.wants(Part::Search) || bench.wants(Part::Throughput) {
+        beside::measure(&bench, &mut results).await?;
+    }
+    if [Part::Load, Part::Visible, Part::Ingest].into_iter().any(|part| bench.wants(part)) {
         with_databases(&bench, &mut results).await?;
     }
     step("Measured");
@@ -111,10 +119,6 @@ async fn parts(bench: &Bench, stage: &mut Stage, results: &mut Results) -> Resul
     if bench.wants(Part::Visible) {
         step("From commit to visible");
         visible::measure(stage, results).await?;
-    }
-    if bench.wants(Part::Search) {
-        step("Search");
-        search::measure(stage, bench.queries, results).await?;
     }
     // Last: it leaves changes that the database does not have.
     if bench.wants(Part::Ingest) {

@@ -15,8 +15,8 @@ pub struct Binaries {
     pub sync: PathBuf,
 }
 
-/// `cargo build --release` of the whole workspace (so that features, and with them what is compiled, are those of its
-/// tests); quick where nothing changed. `BITDEX_BIN` names a folder of binaries to use as
+/// `cargo build --release` of the whole workspace (so that features, and with them what is compiled, are those of the
+/// running program); quick where nothing changed. `BITDEX_BIN` names a folder of binaries to use as
 /// they are.
 pub async fn build() -> Result<Binaries> {
     let folder = match std::env::var_os("BITDEX_BIN") {
@@ -36,6 +36,7 @@ fn release() -> Result<PathBuf> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let status = Command::new(cargo)
         .args(["build", "--release", "--quiet", "--workspace", "--bins"])
+        .args(if cfg!(feature = "bench") { &["--features", "e2e/bench"][..] } else { &[] })
         .current_dir(folders::workspace())
         .stdin(Stdio::null())
         .status()

@@ -29,14 +29,14 @@ pub(super) fn session_open(schema: &Schema, source: &str) -> wire::SessionOpen {
 
 /// A source that sends batches.
 #[derive(Debug)]
-pub(super) struct Feeder {
+pub(in crate::bench) struct Feeder {
     session: Session,
     at: Bytes,
     next: u64,
 }
 
 impl Feeder {
-    pub(super) async fn open(client: &IngestClient, schema: &Schema, source: &str) -> Result<Self> {
+    pub(in crate::bench) async fn open(client: &IngestClient, schema: &Schema, source: &str) -> Result<Self> {
         let session = client.session(session_open(schema, source)).await?;
         let at = session.opened.cursor.clone();
         let text = String::from_utf8_lossy(&at);
@@ -64,13 +64,16 @@ impl Feeder {
     }
 
     /// One batch, durable.
-    pub(super) async fn batch(&mut self, ops: Vec<wire::Op>) -> Result<wire::Ack> {
+    pub(in crate::bench) async fn batch(&mut self, ops: Vec<wire::Op>) -> Result<wire::Ack> {
         self.send(ops).await?;
         self.acknowledged().await
     }
 
     /// All batches, four under way at once; the time until the last is durable.
-    pub(super) async fn batches(&mut self, batches: impl IntoIterator<Item = Vec<wire::Op>>) -> Result<Duration> {
+    pub(in crate::bench) async fn batches(
+        &mut self,
+        batches: impl IntoIterator<Item = Vec<wire::Op>>,
+    ) -> Result<Duration> {
         let start = Instant::now();
         let mut under_way = 0;
         for ops in batches {
@@ -90,15 +93,15 @@ impl Feeder {
 
 /// How long a load took.
 #[derive(Debug)]
-pub(super) struct Load {
+pub(in crate::bench) struct Load {
     /// Until every row was durable.
-    pub(super) rows: Duration,
+    pub(in crate::bench) rows: Duration,
     /// From there until the index was built.
-    pub(super) build: Duration,
+    pub(in crate::bench) build: Duration,
 }
 
 /// Sends all rows of a load, and waits until it is built.
-pub(super) async fn load(client: &IngestClient, schema: &Schema, rows: &Rows) -> Result<Load> {
+pub(in crate::bench) async fn load(client: &IngestClient, schema: &Schema, rows: &Rows) -> Result<Load> {
     let open = wire::LoadOpen {
         index: schema.index.clone(),
         definition_hash: schema.hash.clone(),

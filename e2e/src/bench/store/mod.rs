@@ -41,7 +41,7 @@ use crate::{
     },
 };
 
-const READY: Duration = Duration::from_secs(600);
+pub(super) const READY: Duration = Duration::from_secs(600);
 /// A store whose files stay the same for so long is at rest.
 const REST: Duration = Duration::from_secs(8);
 /// Ops of a batch.
@@ -155,25 +155,8 @@ impl Place<'_> {
         writer.process.ready(READY).await
     }
 
-    /// Waits until all changes are in files and nothing has been compacted for a while: what an opening has to replay
-    /// besides is measured by itself.
     async fn at_rest(&self) -> Result<()> {
-        let folder = Folder::open(self.folder.join("data"), false)?;
-        let start = Instant::now();
-        let (mut files, mut since) = (Vec::new(), start);
-        loop {
-            let report = tokio::task::block_in_place(|| Report::read(&folder, None))?;
-            let names: Vec<String> = report.files.into_iter().map(|file| file.name).collect();
-            if report.checkpoint != Some(report.frontier) || names != files {
-                (files, since) = (names, Instant::now());
-            } else if since.elapsed() >= REST {
-                return Ok(());
-            }
-            if start.elapsed() > READY {
-                bail!("record {} is not in files, checkpoint {:?} is the newest", report.frontier, report.checkpoint);
-            }
-            tokio::time::sleep(Duration::from_millis(200)).await;
-        }
+        at_rest(&self.folder.join("data")).await
     }
 
     /// `bitdex-query check` of the whole folder, beside the writer.
@@ -453,8 +436,29 @@ fn pid(pod: &Pod) -> Result<u32> {
     pod.process.pid().context("the process does not run")
 }
 
+/// Waits until all changes are in files and nothing has been compacted for a while: what an opening has to replay
+/// besides is measured by itself.
+pub(super) async fn at_rest(data: &Path) -> Result<()> {
+    let folder = Folder::open(data, false)?;
+    let start = Instant::now();
+    let (mut files, mut since) = (Vec::new(), start);
+    loop {
+        let report = tokio::task::block_in_place(|| Report::read(&folder, None))?;
+        let names: Vec<String> = report.files.into_iter().map(|file| file.name).collect();
+        if report.checkpoint != Some(report.frontier) || names != files {
+            (files, since) = (names, Instant::now());
+        } else if since.elapsed() >= REST {
+            return Ok(());
+        }
+        if start.elapsed() > READY {
+            bail!("record {} is not in files, checkpoint {:?} is the newest", report.frontier, report.checkpoint);
+        }
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+}
+
 /// Waits until the process takes writes.
-async fn wait_for_writer(client: &IngestClient, schema: &Schema) -> Result<()> {
+pub(super) async fn wait_for_writer(client: &IngestClient, schema: &Schema) -> Result<()> {
     let start = Instant::now();
     while let Err(error) = client.session(feed::session_open(schema, "bench")).await {
         if start.elapsed() > READY {

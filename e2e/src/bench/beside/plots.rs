@@ -1,0 +1,112 @@
+//! Plots as SVG: latency against selectivity at each size, and percentiles against the number of documents.
+
+use std::path::Path;
+
+use anyhow::{Result, anyhow};
+use plotters::prelude::*;
+
+use super::report::{Kind, Report, Who};
+use crate::{bench::size, terminal::say};
+
+const WHOS: [(Who, RGBColor); 4] = [
+    (Who::Ours, RGBColor(0, 90, 181)),
+    (Who::Grpc, RGBColor(26, 160, 120)),
+    (Who::Tantivy, RGBColor(230, 140, 0)),
+    (Who::Postgres, RGBColor(190, 30, 60)),
+];
+const SIZE: (u32, u32) = (960, 600);
+const FONT: (&str, u32) = ("sans-serif", 16);
+/// A query that matches nothing has no place on a logarithmic axis; it stands here, in documents.
+const NOTHING: f64 = 0.5;
+
+pub(super) fn draw(reports: &[Report], folder: &Path) -> Result<()> {
+    for kind in Kind::ALL {
+        for report in reports {
+            let name = format!("selectivity-{}-{}.svg", kind.name(), size(report.documents()));
+            selectivity(report, kind, &folder.join(&name)).map_err(|error| anyhow!("{name}: {error}"))?;
+        }
+        let name = format!("size-{}.svg", kind.name());
+        sizes(reports, kind, &folder.join(&name)).map_err(|error| anyhow!("{name}: {error}"))?;
+    }
+    say(format!("plots are in {}: selectivity-*.svg, size-*.svg", folder.display()));
+    Ok(())
+}
+
+type Drawn = std::result::Result<(), Box<dyn std::error::Error>>;
+
+/// The lowest and the highest, with some air.
+fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
+    let (low, high) = values.fold((f64::MAX, 0.0_f64), |(low, high), value| (low.min(value), high.max(value)));
+    if high > 0.0 { low * 0.8..high * 1.25 } else { 0.1..1.0 }
+}
+
+fn selectivity(report: &Report, kind: Kind, file: &Path) -> Drawn {
+    let nothing = NOTHING / f64::from(report.documents());
+    let series: Vec<(Who, RGBColor, Vec<(f64, f64)>)> = WHOS
+        .iter()
+        .map(|(who, colour)| {
+            let points = report.points(kind, *who).into_iter().map(|point| (point.share.max(nothing), point.micros));
+            (*who, *colour, points.collect())
+        })
+        .collect();
+    let all = || series.iter().flat_map(|(.., points)| points.iter());
+    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let title = format!("{}: latency against selectivity, {} documents", kind.name(), size(report.documents()));
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, FONT)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(
+            span(all().map(|point| point.0)).log_scale(),
+            span(all().map(|point| point.1)).log_scale(),
+        )?;
+    chart.configure_mesh().x_desc("share of documents that match").y_desc("µs, median of a query").draw()?;
+    for (who, colour, points) in &series {
+        let colour = *colour;
+        chart
+            .draw_series(points.iter().map(|point| Circle::new(*point, 2, colour.mix(0.5).filled())))?
+            .label(who.name())
+            .legend(move |(x, y)| Circle::new((x, y), 4, colour.filled()));
+    }
+    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    root.present()?;
+    Ok(())
+}
+
+fn sizes(reports: &[Report], kind: Kind, file: &Path) -> Drawn {
+    let at = |who: Who, share: f64| -> Vec<(f64, f64)> {
+        let points = reports.iter().filter_map(|report| {
+            let latencies = report.latencies(kind, who)?;
+            Some((f64::from(report.documents()), latencies.percentile(share).as_secs_f64() * 1e6))
+        });
+        points.collect()
+    };
+    let series: Vec<(Who, RGBColor, Vec<(f64, f64)>, Vec<(f64, f64)>)> =
+        WHOS.iter().map(|(who, colour)| (*who, *colour, at(*who, 0.99), at(*who, 0.5))).collect();
+    let all = || series.iter().flat_map(|(.., p99, p50)| p99.iter().chain(p50));
+    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(format!("{}: p99 (thick) and p50 (thin) against size", kind.name()), FONT)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(
+            span(all().map(|point| point.0)).log_scale(),
+            span(all().map(|point| point.1)).log_scale(),
+        )?;
+    chart.configure_mesh().x_desc("documents").y_desc("µs").draw()?;
+    for (who, colour, p99, p50) in &series {
+        let colour = *colour;
+        chart
+            .draw_series(LineSeries::new(p99.iter().copied(), colour.stroke_width(3)).point_size(4))?
+            .label(who.name())
+            .legend(move |(x, y)| Circle::new((x, y), 4, colour.filled()));
+        chart.draw_series(LineSeries::new(p50.iter().copied(), colour.stroke_width(1)).point_size(2))?;
+    }
+    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
+    root.present()?;
+    Ok(())
+}
