@@ -16,7 +16,6 @@ use std::{
 };
 
 use bitdex_proto::{Result as WireResult, schema::Schema, wire};
-use prost::Message as _;
 use tokio::sync::oneshot;
 use wire::record::Kind;
 
@@ -47,12 +46,12 @@ const POLL: Duration = Duration::from_millis(1);
 const RETRY: Duration = Duration::from_secs(1);
 /// How often a follower looks whether there is a newer manifest.
 const LOOK: Duration = Duration::from_millis(20);
-/// While much is replayed, a version is published this often.
+/// While much is replayed, a version is published this often, once the node is open.
 const PUBLISH: Duration = Duration::from_millis(20);
 /// From so many records on, they are decoded by a thread of their own.
 const MANY: u64 = 64;
 /// Records that wait, decoded.
-const DECODED: usize = 32;
+const DECODED: usize = 16;
 /// How often a manifest whose files are gone is read again before that counts as damage.
 const REOPEN: usize = 10;
 const RANDOM: &str = "/dev/urandom";
@@ -67,6 +66,8 @@ pub(super) struct Worker {
     pub(super) began: Vec<u64>,
     follower: Option<Follower>,
     seen: Seen,
+    /// Nobody sees versions before the log is read up to its frontier once.
+    opening: bool,
     /// The epoch known when this process last failed to become the writer; `None` once there was a writer again.
     not_promoted: Option<u64>,
 }
@@ -116,7 +117,7 @@ impl Drop for FailOnUnwind<'_> {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
         let state = State::clone(&shared.current.load());
-        Self { shared, commands, state, began: Vec::new(), follower: None, seen: Seen::default(), not_promoted: None }
+        Self { shared, commands, state, began: Vec::new(), follower: None, seen: Seen::default(), opening: true, not_promoted: None }
     }
 
     /// Becomes the writer if the lock is free, else reads up to the frontier.
@@ -263,8 +264,11 @@ impl Worker {
             let reader = &mut follower.reader;
             let followed = replay.run(behind, |apply| reader.follow(frontier, apply), &mut |replay| {
                 if published.elapsed() >= PUBLISH {
-                    replay.settle()?;
-                    replay.worker.shared.publish(&replay.worker.state);
+                    // What many records change is worked out at less cost together.
+                    if !replay.worker.opening {
+                        replay.settle()?;
+                        replay.worker.shared.publish(&replay.worker.state);
+                    }
                     replay.worker.tell_lag(frontier);
                     published = Instant::now();
                 }
@@ -512,9 +516,8 @@ fn manifest_file(shared: &Shared) -> Option<(u64, SystemTime)> {
     Some((metadata.ino(), metadata.modified().ok()?))
 }
 
-fn decode(schema: &Schema, payload: &[u8]) -> Result<Decoded, String> {
-    let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
-    Decoded::new(schema, record).map_err(|error| error.to_string())
+fn decode(schema: &Schema, payload: &[u8], room: &mut Vec<wire::Op>) -> Result<Decoded, String> {
+    Decoded::read(schema, payload, room).map_err(|error| error.to_string())
 }
 
 /// Applies records of the log, with the files that they need beside the state.
@@ -539,9 +542,10 @@ impl<'a> Replay<'a> {
         each: &mut dyn FnMut(&mut Self) -> Result<(), String>,
     ) -> Result<R> {
         let schema = Arc::clone(&self.worker.shared.options.schema);
+        let mut room = Vec::new();
         let read = if behind < MANY {
             read(&mut |sequence, payload| {
-                self.apply(sequence, decode(&schema, payload)?)?;
+                self.apply(sequence, decode(&schema, payload, &mut room)?)?;
                 each(self)
             })
         } else {
@@ -550,7 +554,7 @@ impl<'a> Replay<'a> {
                 let reading = scope.spawn(move || {
                     read(&mut |sequence, payload| {
                         // Nobody listens once a record could not be applied, which is told there.
-                        sender.send((sequence, decode(&schema, payload)?)).map_err(|_| "it is not wanted".into())
+                        sender.send((sequence, decode(&schema, payload, &mut room)?)).map_err(|_| "it is not wanted".into())
                     })
                 });
                 let mut applied = Ok(());
@@ -580,7 +584,7 @@ impl<'a> Replay<'a> {
     }
 
     fn apply_one(mut self, sequence: u64, payload: &[u8]) -> Result<(), String> {
-        let record = decode(&self.worker.shared.options.schema, payload)?;
+        let record = decode(&self.worker.shared.options.schema, payload, &mut Vec::new())?;
         self.apply(sequence, record)?;
         self.settle()
     }

@@ -1,11 +1,12 @@
 //! Records of the log, decoded against the schema: off the thread that applies them.
 
 use bitdex_proto::{
-    Error, Result,
+    Result,
     ops::Op,
     schema::Schema,
     wire::{self, record::Kind},
 };
+use prost::Message as _;
 
 use super::apply::{check_definition, check_load, malformed};
 
@@ -18,6 +19,20 @@ pub struct Decoded {
 }
 
 impl Decoded {
+    /// Of a record as it stands in the log. `room` is used for its ops, and given back empty: reading many records, one
+    /// asks for memory once.
+    pub fn read(schema: &Schema, payload: &[u8], room: &mut Vec<wire::Op>) -> Result<Self> {
+        // What is read is merged into a batch without anything; a record of another kind takes its place.
+        let batch = wire::Batch { ops: std::mem::take(room), ..wire::Batch::default() };
+        let mut record = wire::Record { kind: Some(Kind::Batch(batch)) };
+        record.merge(payload).map_err(|error| bitdex_proto::Error::invalid(error.to_string()))?;
+        let mut decoded = Self::new(schema, record)?;
+        if let Some(Kind::Batch(batch)) = &mut decoded.record.kind {
+            *room = std::mem::take(&mut batch.ops);
+        }
+        Ok(decoded)
+    }
+
     /// INVALID_ARGUMENT, by name, where something in the record does not decode against the schema. The rows of a load
     /// are the exception: they need the load's parts, see [`super::State::check_load_rows`].
     pub fn new(schema: &Schema, mut record: wire::Record) -> Result<Self> {
@@ -27,10 +42,13 @@ impl Decoded {
                 Vec::new()
             }
             Kind::Batch(batch) if batch.source.is_empty() => return Err(malformed("the name of its source")),
-            Kind::Batch(batch) => std::mem::take(&mut batch.ops)
-                .iter()
-                .map(|op| Op::from_wire(op, schema))
-                .collect::<Result<_, Error>>()?,
+            Kind::Batch(batch) => {
+                let mut ops = Vec::with_capacity(batch.ops.len());
+                for op in batch.ops.drain(..) {
+                    ops.push(Op::from_wire(&op, schema)?);
+                }
+                ops
+            }
             Kind::LoadBegin(begin) => {
                 check_load(schema, begin)?;
                 Vec::new()

@@ -164,7 +164,10 @@ impl LayerColumn {
     }
 
     /// Sets codes; ids ascend, none twice.
-    fn change(&mut self, codes: &[(u32, Option<u64>)]) {
+    pub(crate) fn change(&mut self, codes: &[(u32, Option<u64>)]) {
+        if codes.is_empty() {
+            return;
+        }
         let mut moved: Vec<((u64, u32), bool)> = Vec::with_capacity(codes.len() * 2);
         let mut move_one = |id: u32, old: Option<u64>, new: Option<u64>| {
             if old != new {
@@ -274,15 +277,6 @@ impl Layer {
 
     pub(crate) fn take_staged(&mut self) -> Staging {
         std::mem::take(&mut self.staged)
-    }
-
-    /// Sets codes; ids ascend, none twice.
-    pub(crate) fn change_column(&mut self, field: FieldId, codes: &[(u32, Option<u64>)]) {
-        if let Some(column) = self.columns.get_mut(field)
-            && !codes.is_empty()
-        {
-            column.change(codes);
-        }
     }
 
     /// Of heap, about.

@@ -8,7 +8,7 @@ use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
 
 use bitdex_proto::{
     schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, SourceId},
-    value::Value,
+    value::{FieldType, Value},
 };
 use roaring::RoaringBitmap;
 use smallvec::SmallVec;
@@ -18,7 +18,7 @@ use super::{
     changes::{Changes, RowChange},
     compute::{self, Lookups, broken},
     encode::{self, Broken, Input},
-    layer::{Layer, SetChange, SetKey},
+    layer::{Layer, LayerColumn, LayerSets, RowEntry, SetChange, SetKey},
     layout::{Layout, Numbers, Place, Way},
 };
 use crate::{
@@ -26,25 +26,97 @@ use crate::{
     segment::{
         BLOCK_BITS, Index,
         sets::{Block, BlockBuffer},
-        value::{Term, ValueRef},
+        value::{self, Term, ValueRef},
     },
 };
 
 /// From this many documents on, those that a row reaches are moved together where that is possible.
 const WIDE: u64 = 1024;
-/// From this many documents on, they are computed by several threads.
-const PARALLEL: u64 = if cfg!(test) { 1_000 } else { 100_000 };
+/// From this many documents on, they are computed, and what follows is written, by several threads.
+const PARALLEL: u64 = if cfg!(test) { 1_000 } else { 8_192 };
 
 /// What a set of rows does to the layers.
 #[derive(Debug, Default)]
 struct Effects {
-    /// By field: (term, id, whether it comes in).
-    sets: Vec<Vec<(Option<Value>, u32, bool)>>,
+    /// By field.
+    sets: Vec<FieldSets>,
     /// By field.
     columns: Vec<Vec<(u32, Option<u64>)>>,
     wide: Vec<Wide>,
     came: u64,
     went: u64,
+}
+
+/// What changes in the sets of one field: ids, and whether they come in.
+#[derive(Debug, Default)]
+struct FieldSets {
+    exists: Vec<(u32, bool)>,
+    /// By the codes of values that are not texts.
+    codes: Vec<(u64, u32, bool)>,
+    texts: Vec<(Arc<str>, u32, bool)>,
+}
+
+impl FieldSets {
+    fn push(&mut self, value: ValueRef<'_>, id: u32, present: bool) {
+        match value {
+            ValueRef::Text(text) => {
+                // Of few texts, many documents in turn have the same one.
+                let same = self.texts.last().filter(|(last, ..)| **last == *text);
+                let text = same.map_or_else(|| text.into(), |(last, ..)| last.clone());
+                self.texts.push((text, id, present));
+            }
+            value => self.codes.push((value.code(), id, present)),
+        }
+    }
+
+    fn append(&mut self, mut other: Self) {
+        self.exists.append(&mut other.exists);
+        self.codes.append(&mut other.codes);
+        self.texts.append(&mut other.texts);
+    }
+
+    /// Adds them in the order of their keys.
+    fn gather(mut self, field: FieldId, ty: FieldType, out: &mut SetChanges) {
+        let Self { exists, codes, texts } = &mut self;
+        exists.sort_unstable();
+        codes.sort_unstable();
+        texts.sort_unstable();
+        let of_all = exists.iter().map(|(id, present)| ((), *id, *present));
+        gather(of_all, &mut |_, block| SetKey { field, term: None, block }, out);
+        let of_codes = codes.iter().copied();
+        gather(of_codes, &mut |code, block| SetKey { field, term: value::decode(*code, ty), block }, out);
+        let of_texts = texts.iter().map(|(text, id, present)| (text, *id, *present));
+        let term = |text: &Arc<str>| Some(Value::Text(text.clone()));
+        gather(of_texts, &mut |text, block| SetKey { field, term: term(text), block }, out);
+    }
+}
+
+/// Adds changes, which are in the order of (term, id), by term and block.
+fn gather<T: PartialEq>(
+    changes: impl Iterator<Item = (T, u32, bool)>,
+    key: &mut dyn FnMut(&T, u16) -> SetKey,
+    out: &mut SetChanges,
+) {
+    let mut taken: Vec<u16> = Vec::new();
+    let mut changes = changes.peekable();
+    while let Some((term, first, present)) = changes.next() {
+        let block = block_of(first);
+        let mut next = Some((first, present));
+        let put = std::iter::from_fn(|| {
+            while let Some((id, present)) = next.take() {
+                let more = changes.next_if(|(other, id, _)| *other == term && block_of(*id) == block);
+                next = more.map(|(_, id, present)| (id, present));
+                if present {
+                    return Some(id as u16);
+                }
+                taken.push(id as u16);
+            }
+            None
+        });
+        let put = out.put(put);
+        let gone = out.put(taken.drain(..));
+        out.keys.push((key(&term, block), put, gone));
+    }
 }
 
 /// The same change of one set for many documents, or of one column.
@@ -63,56 +135,63 @@ enum WideChange {
 
 impl Effects {
     fn new(fields: usize) -> Self {
-        Self { sets: vec![Vec::new(); fields], columns: vec![Vec::new(); fields], ..Self::default() }
+        let sets = (0..fields).map(|_| FieldSets::default()).collect();
+        Self { sets, columns: vec![Vec::new(); fields], ..Self::default() }
     }
 
     fn append(&mut self, other: Self) {
-        self.sets.iter_mut().zip(other.sets).for_each(|(all, mut more)| all.append(&mut more));
+        self.sets.iter_mut().zip(other.sets).for_each(|(all, more)| all.append(more));
         self.columns.iter_mut().zip(other.columns).for_each(|(all, mut more)| all.append(&mut more));
         self.came += other.came;
         self.went += other.went;
     }
 
-    fn write(mut self, layer: &mut Layer) {
-        let mut sets = SetChanges::default();
-        for (field, changes) in self.sets.iter_mut().enumerate() {
-            changes.sort_unstable();
-            let mut rest = changes.as_slice();
-            while let Some((term, id, _)) = rest.first() {
-                let block = block_of(*id);
-                let of_group = |(other, id, _): &&(_, u32, _)| block_of(*id) == block && other == term;
-                let (group, others) = rest.split_at(rest.iter().take_while(of_group).count());
-                rest = others;
-                let ids = |wanted: bool| {
-                    group.iter().filter(move |(_, _, present)| *present == wanted).map(|(_, id, _)| *id as u16)
-                };
-                sets.push(SetKey { field, term: term.clone(), block }, ids(true), ids(false));
-            }
+    /// Writes this and new rows, which ascend.
+    fn write(self, layout: &Layout, rows: &[RowEntry<'_>], layer: &mut Layer) {
+        let Self { sets, columns, wide, .. } = self;
+        let Layer { rows: held_rows, sets: held_sets, columns: held_columns, .. } = layer;
+        let write_rows = || {
+            held_rows.change(rows);
+            write_sets(layout, sets, &wide, held_sets);
+        };
+        let write_columns = || write_columns(columns, &wide, held_columns);
+        if rows.len() as u64 >= PARALLEL {
+            std::thread::scope(|scope| {
+                scope.spawn(write_columns);
+                write_rows();
+            });
+        } else {
+            write_rows();
+            write_columns();
         }
-        sets.write(layer);
-        for (field, codes) in self.columns.iter_mut().enumerate() {
-            codes.sort_unstable_by_key(|(id, _)| *id);
-            layer.change_column(field, codes);
-        }
-        for Wide { field, ids, change } in &self.wide {
-            match change {
-                WideChange::Code(code) => {
-                    let codes: Vec<_> = ids.iter().map(|id| (id, *code)).collect();
-                    layer.change_column(*field, &codes);
-                }
-                WideChange::Set(term, present) => {
-                    let mut sets = SetChanges::default();
-                    let mut ids = ids.iter().peekable();
-                    while let Some(block) = ids.peek().map(|first| block_of(*first)) {
-                        let of_block: Vec<u16> =
-                            std::iter::from_fn(|| ids.next_if(|id| block_of(*id) == block).map(|id| id as u16))
-                                .collect();
-                        let (put, taken) = if *present { (of_block, Vec::new()) } else { (Vec::new(), of_block) };
-                        sets.push(SetKey { field: *field, term: term.clone(), block }, put, taken);
-                    }
-                    sets.write(layer);
-                }
-            }
+    }
+}
+
+fn write_sets(layout: &Layout, sets: Vec<FieldSets>, wide: &[Wide], held: &mut LayerSets) {
+    let mut changes = SetChanges::default();
+    for ((field, sets), (_, ty)) in sets.into_iter().enumerate().zip(&layout.spec().fields) {
+        sets.gather(field, *ty, &mut changes);
+    }
+    changes.write(held);
+    for Wide { field, ids, change } in wide {
+        let WideChange::Set(term, present) = change else { continue };
+        let mut changes = SetChanges::default();
+        let ids = ids.iter().map(|id| ((), id, *present));
+        gather(ids, &mut |_, block| SetKey { field: *field, term: term.clone(), block }, &mut changes);
+        changes.write(held);
+    }
+}
+
+fn write_columns(columns: Vec<Vec<(u32, Option<u64>)>>, wide: &[Wide], held: &mut [LayerColumn]) {
+    for (mut codes, column) in columns.into_iter().zip(held.iter_mut()) {
+        codes.sort_unstable_by_key(|(id, _)| *id);
+        column.change(&codes);
+    }
+    for Wide { field, ids, change } in wide {
+        if let WideChange::Code(code) = change
+            && let Some(column) = held.get_mut(*field)
+        {
+            column.change(&ids.iter().map(|id| (id, *code)).collect::<Vec<_>>());
         }
     }
 }
@@ -126,15 +205,14 @@ struct SetChanges {
 }
 
 impl SetChanges {
-    fn push(&mut self, key: SetKey, put: impl IntoIterator<Item = u16>, taken: impl IntoIterator<Item = u16>) {
+    /// Adds ids that come in, or go out, under the next key; tells how many they are.
+    fn put(&mut self, ids: impl Iterator<Item = u16>) -> usize {
         let start = self.ids.len();
-        self.ids.extend(put);
-        let middle = self.ids.len();
-        self.ids.extend(taken);
-        self.keys.push((key, middle - start, self.ids.len() - middle));
+        self.ids.extend(ids);
+        self.ids.len() - start
     }
 
-    fn write(self, layer: &mut Layer) {
+    fn write(self, held: &mut LayerSets) {
         let mut ids = self.ids.as_slice();
         let mut take = |count: usize| {
             let (taken, rest) = ids.split_at(count);
@@ -144,7 +222,7 @@ impl SetChanges {
         let changes = self.keys.into_iter();
         let changes: Vec<_> =
             changes.map(|(key, put, taken)| SetChange { key, put: take(put), taken: take(taken) }).collect();
-        layer.sets.change(&changes);
+        held.change(&changes);
     }
 }
 
@@ -210,8 +288,7 @@ impl State {
         let new = new.into_iter().map(|(place, key, span)| ((place, key), span.and_then(|span| bytes.get(span))));
         // Those of hops come last, as their places do.
         let back = back.iter().map(|(place, key, row)| ((*place, *key), row.as_deref()));
-        self.active.rows.change(&new.chain(back).collect::<Vec<_>>());
-        effects.write(&mut self.active);
+        effects.write(&self.layout, &new.chain(back).collect::<Vec<_>>(), &mut self.active);
         Ok(())
     }
 
@@ -576,7 +653,7 @@ impl<'w, 's, 'r> Worker<'w, 's, 'r> {
             self.make_plan(fields);
         } else {
             self.make_plan(&layout.indexed().iter().copied().collect());
-            self.effects.sets[KEY_FIELD].push((None, id, is));
+            self.effects.sets[KEY_FIELD].exists.push((id, is));
             *if is { &mut self.effects.came } else { &mut self.effects.went } += 1;
         }
         let (_, fields, slots) = &self.plan;
@@ -628,7 +705,7 @@ fn differences(
         after = rest;
         let sets = &mut effects.sets[field];
         if old.is_empty() != new.is_empty() {
-            sets.push((None, id, !new.is_empty()));
+            sets.exists.push((id, !new.is_empty()));
         }
         if layout.spec().fields[field].0 == Index::Column {
             let code = |values: &[(FieldId, ValueRef<'_>)]| values.first().map(|(_, value)| value.code());
@@ -655,7 +732,7 @@ fn differences(
             } else {
                 old.next();
             }
-            sets.push((Some(value.to_value()), id, present));
+            sets.push(value, id, present);
         }
     }
 }

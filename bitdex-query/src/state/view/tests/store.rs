@@ -372,7 +372,7 @@ impl Store {
             }
             if *index == Index::Column && (again || old != new) {
                 let code = new.first().map(|value| ValueRef::of(value).code());
-                self.active.change_column(field, &[(id, code)]);
+                self.active.columns[field].change(&[(id, code)]);
             }
         }
     }
