@@ -117,7 +117,16 @@ impl Drop for FailOnUnwind<'_> {
 impl Worker {
     pub(super) fn new(shared: Arc<Shared>, commands: Receiver<Command>) -> Self {
         let state = State::clone(&shared.current.load());
-        Self { shared, commands, state, began: Vec::new(), follower: None, seen: Seen::default(), opening: true, not_promoted: None }
+        Self {
+            shared,
+            commands,
+            state,
+            began: Vec::new(),
+            follower: None,
+            seen: Seen::default(),
+            opening: true,
+            not_promoted: None,
+        }
     }
 
     /// Becomes the writer if the lock is free, else reads up to the frontier.
@@ -554,7 +563,9 @@ impl<'a> Replay<'a> {
                 let reading = scope.spawn(move || {
                     read(&mut |sequence, payload| {
                         // Nobody listens once a record could not be applied, which is told there.
-                        sender.send((sequence, decode(&schema, payload, &mut room)?)).map_err(|_| "it is not wanted".into())
+                        sender
+                            .send((sequence, decode(&schema, payload, &mut room)?))
+                            .map_err(|_| "it is not wanted".into())
                     })
                 });
                 let mut applied = Ok(());

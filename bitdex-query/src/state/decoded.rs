@@ -19,9 +19,10 @@ pub struct Decoded {
 }
 
 impl Decoded {
-    /// Of a record as it stands in the log. `room` is used for its ops, and given back empty: reading many records, one
-    /// asks for memory once.
+    /// Of a record as it stands in the log. The memory of `room` is used for its ops, and given back: whoever reads many
+    /// records asks for it once. What was in it is forgotten.
     pub fn read(schema: &Schema, payload: &[u8], room: &mut Vec<wire::Op>) -> Result<Self> {
+        room.clear();
         // What is read is merged into a batch without anything; a record of another kind takes its place.
         let batch = wire::Batch { ops: std::mem::take(room), ..wire::Batch::default() };
         let mut record = wire::Record { kind: Some(Kind::Batch(batch)) };

@@ -15,13 +15,14 @@ use bitdex_proto::{
     wire::{self, record::Kind},
 };
 use bytes::Bytes;
+use prost::Message as _;
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
 pub(crate) use self::store::Store;
 
 use self::model::{LABELS, LEVEL, Model, RANK, row, schema, schema_by_column};
-use super::{CLICKHOUSE, Decoded, POSTGRES, State};
+use super::{CLICKHOUSE, Decoded, POSTGRES, State, Unsettled};
 use crate::{
     segment::value::ValueRef,
     testing::{scaled, seeded},
@@ -133,6 +134,46 @@ fn a_clone_does_not_see_later_records() {
     let code = |level| ValueRef::Int(level).code();
     assert_eq!((level(&before, code(1)), level(&before, code(2))), (200, 0));
     assert_eq!((level(&state, code(1)), level(&state, code(2))), (0, 200));
+}
+
+#[test]
+fn records_that_are_worked_out_together_leave_what_each_by_itself_does() {
+    let mut rng = seeded();
+    for round in 0..scaled(2) {
+        let mut one_by_one = state_of(if round % 2 == 0 { schema() } else { schema_by_column() });
+        let schema = one_by_one.schema().clone();
+        let mut together = one_by_one.clone();
+        let (mut model, mut unsettled, mut room) = (Model::default(), Unsettled::default(), Vec::new());
+        for step in 0..12 {
+            // Without those that are worked out at once, so that many rows are left.
+            let ops = (0..1_000).map(|_| model::random_op(&mut rng, &schema, 5_000));
+            let waits = |op: &Op| !matches!(op, Op::Truncate { .. } | Op::QueryOpSet { .. });
+            let ops: Vec<_> = ops.filter(waits).collect();
+            ops.iter().for_each(|op| model.apply(&schema, op));
+            let name = |step: u32| if step == 0 { String::new() } else { step.to_string() };
+            let record = record(batch(&schema, POSTGRES, &name(step), &name(step + 1), &ops));
+            apply(&mut one_by_one, &record);
+            let decoded = Decoded::read(&schema, &record.encode_to_vec(), &mut room).unwrap();
+            assert!(room.is_empty() && room.capacity() >= ops.len());
+            together.take(one_by_one.sequence(), &decoded, &mut unsettled).unwrap();
+            if step % 6 == 5 {
+                together.settle_all(std::mem::take(&mut unsettled)).unwrap();
+                model::assert_same(&together, &one_by_one);
+                model::assert_is(&together, &model);
+            }
+        }
+        assert!(together.unflushed().rows > 2_000);
+    }
+}
+
+#[test]
+fn a_record_without_a_kind_is_refused_whatever_room_there_is() {
+    let schema = schema();
+    let mut room = vec![document(1, 1).to_wire(&schema)];
+    assert!(matches!(Decoded::read(&schema, &[], &mut room), Err(Error::Invalid(_))));
+    assert!(matches!(Decoded::read(&schema, &[0xff], &mut room), Err(Error::Invalid(_))));
+    let read = Decoded::read(&schema, &freeze().encode_to_vec(), &mut room).unwrap();
+    assert_eq!(read.into_record(), freeze());
 }
 
 #[test]
