@@ -11,7 +11,7 @@ use std::{
         mpsc::{Receiver, SyncSender, sync_channel},
     },
     thread::{self, JoinHandle},
-    time::Instant,
+    time::{Duration, Instant},
 };
 
 use bitdex_proto::{Error as WireError, Result as WireResult};
@@ -28,6 +28,8 @@ use crate::{
 const DEPTH: usize = 16;
 /// No more groups are joined once they have this many bytes.
 const JOINED_BYTES: usize = 8 << 20;
+/// How often whoever waits for the last groups looks whether they are done.
+const LOOK: Duration = Duration::from_millis(1);
 
 /// Whoever waits for a record to be durable.
 #[derive(Debug)]
@@ -66,6 +68,9 @@ pub(super) struct Committer {
     groups: Option<SyncSender<Group>>,
     sent: u64,
     done: Arc<AtomicU64>,
+    /// Segments that were to be closed.
+    rolls: u64,
+    rolled: Arc<AtomicU64>,
     era: Arc<AtomicU64>,
     written: Arc<AtomicU64>,
     thread: Option<JoinHandle<LogWriter>>,
@@ -74,12 +79,13 @@ pub(super) struct Committer {
 impl Committer {
     pub(super) fn start(shared: &Arc<Shared>, log: LogWriter) -> Result<Self> {
         let (groups, receiver) = sync_channel(DEPTH);
-        let [done, written, era] = [(); 3].map(|()| Arc::<AtomicU64>::default());
+        let [done, rolled, written, era] = [(); 4].map(|()| Arc::<AtomicU64>::default());
         let stage = Stage {
             shared: Arc::clone(shared),
             log,
             groups: receiver,
             done: Arc::clone(&done),
+            rolled: Arc::clone(&rolled),
             written: Arc::clone(&written),
             refusing: None,
             era: Arc::clone(&era),
@@ -88,12 +94,13 @@ impl Committer {
             .name("bitdex-commit".into())
             .spawn(move || stage.run())
             .map_err(Error::io("start a thread for", shared.folder.root()))?;
-        Ok(Self { groups: Some(groups), sent: 0, done, era, written, thread: Some(thread) })
+        Ok(Self { groups: Some(groups), sent: 0, done, rolls: 0, rolled, era, written, thread: Some(thread) })
     }
 
     /// Waits while many groups do.
     pub(super) fn send(&mut self, group: Group) -> Result<()> {
         self.sent += 1;
+        self.rolls += u64::from(group.roll);
         let sent = self.groups.as_ref().is_some_and(|groups| groups.send(group).is_ok());
         if sent { Ok(()) } else { Err(ended()) }
     }
@@ -102,6 +109,19 @@ impl Committer {
     /// refusal the log's thread must go back before it shows anything: what it has is more than what is durable.
     pub(super) fn is_idle(&self, era: u64) -> bool {
         self.done.load(Ordering::Acquire) == self.sent && self.era.load(Ordering::Relaxed) == era
+    }
+
+    /// Whether each segment that was to be closed is, with the next one behind it.
+    pub(super) fn has_rolled(&self) -> bool {
+        self.rolled.load(Ordering::Acquire) == self.rolls
+    }
+
+    /// Waits until everything that was sent is shown and answered, and segments are closed.
+    pub(super) fn wait(&self) {
+        let is_alive = || self.thread.as_ref().is_some_and(|thread| !thread.is_finished());
+        while (self.done.load(Ordering::Acquire) < self.sent || !self.has_rolled()) && is_alive() {
+            thread::sleep(LOOK);
+        }
     }
 
     /// Bytes of log that this writer made durable.
@@ -135,6 +155,7 @@ struct Stage {
     log: LogWriter,
     groups: Receiver<Group>,
     done: Arc<AtomicU64>,
+    rolled: Arc<AtomicU64>,
     written: Arc<AtomicU64>,
     /// Why groups of earlier eras are refused; `None` before the first failure, and again after a success.
     refusing: Option<WireError>,
@@ -203,7 +224,9 @@ impl Stage {
         }
         self.done.fetch_add(count, Ordering::Release);
         if roll {
-            match self.log.roll() {
+            let rolled = self.log.roll();
+            self.rolled.fetch_add(1, Ordering::Release);
+            match rolled {
                 // Without room for a segment now, the next group tries to make one.
                 Ok(()) | Err(Error::Full { .. }) => {}
                 Err(error) => return self.fail(Vec::new(), error),
@@ -235,6 +258,7 @@ impl Stage {
     fn refuse(&mut self, groups: Vec<Group>) {
         let reason = self.refusing.clone().unwrap_or_else(super::ended);
         let count = groups.len() as u64;
+        self.rolled.fetch_add(groups.iter().filter(|group| group.roll).count() as u64, Ordering::Release);
         for (waiting, _) in groups.into_iter().flat_map(|group| group.answers) {
             waiting.answer(Err(reason.clone()));
         }

@@ -498,11 +498,13 @@ impl Writing {
         })
     }
 
-    /// Brings the frozen layer into files, once the record that froze it is durable.
+    /// Brings the frozen layer into files, once the record that froze it is durable and its segment closed.
     fn start_flush(&mut self, worker: &Worker) -> Result<()> {
         let Some(frozen) = worker.state.frozen() else { return Ok(()) };
         let waits = self.flushing.failed.as_ref().is_some_and(|(_, again)| Instant::now() < *again);
-        if self.flush.is_some() || waits || self.frontier.load() < frozen.sequence() {
+        // With the segment that begins behind it, all before can go.
+        let is_durable = self.frontier.load() >= frozen.sequence() && self.committer.has_rolled();
+        if self.flush.is_some() || waits || !is_durable {
             return Ok(());
         }
         match &self.compaction {
@@ -620,6 +622,8 @@ impl Writing {
         while let Some(submission) = self.queue.pop_front() {
             self.apply(worker, vec![submission])?;
         }
+        // What is frozen only now becomes durable, too, before it is brought into files.
+        self.committer.wait();
         self.finish_flush(worker)?;
         // In vain, were something refused just now: then it stays in the log.
         let unflushed = worker.state.unflushed();
