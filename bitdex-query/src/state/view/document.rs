@@ -1,5 +1,7 @@
 //! A document, through all layers.
 
+use std::cell::RefCell;
+
 use bitdex_proto::{
     schema::{DOCUMENT_SOURCE, FieldId, Origin, SourceId},
     value::{FieldValue, Value},
@@ -65,7 +67,8 @@ impl<'s> DocumentView<'s> {
                 *place = FieldValue::One(value.to_value());
             }
         };
-        compute::values(layout, &slots, &Rows(self.state), self.id, fields, &mut emit)?;
+        let rows = Rows { state: self.state, seen: RefCell::default() };
+        compute::values(layout, &slots, &rows, self.id, fields, &mut emit)?;
         close(&mut values, at, &mut many);
         Ok(values)
     }
@@ -148,10 +151,28 @@ fn need(layout: &Layout, field: FieldId, slots: &mut SmallVec<[usize; 16]>) {
     slots.extend(layout.slot(place));
 }
 
-struct Rows<'s>(&'s State);
+/// Rows of lookups; several fields of a document often come from the same few, which are looked up once.
+struct Rows<'s> {
+    state: &'s State,
+    seen: RefCell<SmallVec<[Seen<'s>; SEEN]>>,
+}
+
+/// A lookup that was made, and its row.
+type Seen<'s> = (SourceId, i64, Option<&'s [u8]>);
+
+/// Lookups that are kept of one document.
+const SEEN: usize = 16;
 
 impl Lookups for Rows<'_> {
     fn lookup(&self, source: SourceId, key: i64) -> Result<Option<&[u8]>> {
-        self.0.row(source as Place, key)
+        let mut seen = self.seen.borrow_mut();
+        if let Some((.., row)) = seen.iter().find(|(of, at, _)| (*of, *at) == (source, key)) {
+            return Ok(*row);
+        }
+        let row = self.state.row(source as Place, key)?;
+        if seen.len() < SEEN {
+            seen.push((source, key, row));
+        }
+        Ok(row)
     }
 }

@@ -32,7 +32,7 @@ use bitdex_query::{engine, state::State};
 use self::{
     flat::Flats,
     postgres::Table,
-    report::{Asked, Kind, Report, Who},
+    report::{Asked, Exponents, Kind, Report, Who},
     site::Site,
 };
 use super::{Bench, Part, Results};
@@ -93,11 +93,18 @@ pub(super) async fn measure(bench: &Bench, results: &mut Results) -> Result<()> 
     }
     if !reports.is_empty() {
         let folder = super::folder()?;
-        report::exponents(&reports, results);
+        let exponents = report::exponents(&reports, results);
         report::write(&reports, &folder)?;
-        #[cfg(feature = "bench")]
-        plots::draw(&reports, &folder)?;
+        draw(&reports, &exponents, &folder)?;
     }
+    Ok(())
+}
+
+#[cfg(feature = "bench")]
+use plots::draw;
+
+#[cfg(not(feature = "bench"))]
+fn draw(_: &[Report], _: &Exponents, _: &Path) -> Result<()> {
     Ok(())
 }
 

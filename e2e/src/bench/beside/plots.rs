@@ -5,7 +5,7 @@ use std::path::Path;
 use anyhow::{Result, anyhow};
 use plotters::prelude::*;
 
-use super::report::{Kind, Report, Who};
+use super::report::{Exponents, Kind, Report, Who};
 use crate::{bench::size, terminal::say};
 
 const WHOS: [(Who, RGBColor); 4] = [
@@ -19,14 +19,15 @@ const FONT: (&str, u32) = ("sans-serif", 16);
 /// A query that matches nothing has no place on a logarithmic axis; it stands here, in documents.
 const NOTHING: f64 = 0.5;
 
-pub(super) fn draw(reports: &[Report], folder: &Path) -> Result<()> {
+pub(super) fn draw(reports: &[Report], exponents: &Exponents, folder: &Path) -> Result<()> {
     for kind in Kind::ALL {
         for report in reports {
             let name = format!("selectivity-{}-{}.svg", kind.name(), size(report.documents()));
             selectivity(report, kind, &folder.join(&name)).map_err(|error| anyhow!("{name}: {error}"))?;
         }
         let name = format!("size-{}.svg", kind.name());
-        sizes(reports, kind, &folder.join(&name)).map_err(|error| anyhow!("{name}: {error}"))?;
+        sizes(reports, kind, &grows(kind, exponents), &folder.join(&name))
+            .map_err(|error| anyhow!("{name}: {error}"))?;
     }
     say(format!("plots are in {}: selectivity-*.svg, size-*.svg", folder.display()));
     Ok(())
@@ -75,7 +76,15 @@ fn selectivity(report: &Report, kind: Kind, file: &Path) -> Drawn {
     Ok(())
 }
 
-fn sizes(reports: &[Report], kind: Kind, file: &Path) -> Drawn {
+/// By which power of the size our searches grow, by field that is sorted by.
+fn grows(kind: Kind, exponents: &Exponents) -> String {
+    let fields = exponents.iter().filter(|_| kind == Kind::Search);
+    let told: Vec<String> =
+        fields.filter_map(|(field, by_whom)| Some(format!("{field} {:.2}", by_whom.get(&Who::Ours)?))).collect();
+    if told.is_empty() { String::new() } else { format!("; exponents of ours: {}", told.join(", ")) }
+}
+
+fn sizes(reports: &[Report], kind: Kind, grows: &str, file: &Path) -> Drawn {
     let at = |who: Who, share: f64| -> Vec<(f64, f64)> {
         let points = reports.iter().filter_map(|report| {
             let latencies = report.latencies(kind, who)?;
@@ -89,7 +98,7 @@ fn sizes(reports: &[Report], kind: Kind, file: &Path) -> Drawn {
     let root = SVGBackend::new(file, SIZE).into_drawing_area();
     root.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&root)
-        .caption(format!("{}: p99 (thick) and p50 (thin) against size", kind.name()), FONT)
+        .caption(format!("{}: p99 (thick) and p50 (thin) against size{grows}", kind.name()), FONT)
         .margin(12)
         .x_label_area_size(44)
         .y_label_area_size(72)

@@ -288,16 +288,19 @@ pub(super) fn write(reports: &[Report], folder: &Path) -> Result<()> {
     Ok(())
 }
 
+/// By field that is sorted by, and by who answered.
+pub(super) type Exponents = BTreeMap<String, BTreeMap<Who, f64>>;
+
 /// By which power of the number of documents latencies grow, by field that is sorted by: the slope of log latency over
 /// log size, by least squares over all searches for ids of all sizes.
-pub(super) fn exponents(reports: &[Report], results: &mut Results) {
+pub(super) fn exponents(reports: &[Report], results: &mut Results) -> Exponents {
     let sizes: BTreeSet<u32> = reports.iter().map(Report::documents).collect();
     if sizes.len() < 2 {
-        return;
+        return Exponents::new();
     }
     let whos: BTreeSet<Who> =
         reports.iter().flat_map(|report| report.asked.times.keys().map(|(_, who)| *who)).collect();
-    let mut fields: BTreeMap<String, BTreeMap<Who, f64>> = BTreeMap::new();
+    let mut fields = Exponents::new();
     for who in whos {
         let mut points: BTreeMap<String, Vec<(f64, f64)>> = BTreeMap::new();
         for report in reports {
@@ -324,6 +327,7 @@ pub(super) fn exponents(reports: &[Report], results: &mut Results) {
         })
         .collect();
     table(&header, &rows);
+    fields
 }
 
 /// The slope of the line that fits best; `None` where all points stand at one place.
