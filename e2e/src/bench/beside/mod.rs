@@ -32,7 +32,7 @@ use bitdex_query::{engine, state::State};
 use self::{
     flat::Flats,
     postgres::Table,
-    report::{Asked, Exponents, Kind, Report, Who},
+    report::{Asked, Kind, Report, Who},
     site::Site,
 };
 use super::{Bench, Part, Results};
@@ -104,7 +104,7 @@ pub(super) async fn measure(bench: &Bench, results: &mut Results) -> Result<()> 
 use plots::draw;
 
 #[cfg(not(feature = "bench"))]
-fn draw(_: &[Report], _: &Exponents, _: &Path) -> Result<()> {
+fn draw(_: &[Report], _: &report::Exponents, _: &Path) -> Result<()> {
     Ok(())
 }
 
@@ -341,9 +341,7 @@ async fn beside_postgres(
                     }
                     Kind::Page => {
                         let (rows, elapsed) = table.page(&query.whole(), now_us).await?;
-                        if !timed {
-                            are_rows("Postgres", &rows, query, flats, schema)?;
-                        }
+                        are_rows("Postgres", &rows, query, flats, schema)?;
                         let wanted = asked.matched(*place).map(|matches| matches.min(PAGE.into()));
                         ensure!(Some(rows.len() as u64) == wanted, "Postgres gives another page: {}", told(query));
                         elapsed
