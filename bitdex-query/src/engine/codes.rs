@@ -14,15 +14,19 @@ use crate::{
     log::Result,
     segment::{
         sets::Block,
-        tops::{BlockTops, LANE},
+        lanes::{LANE, LANES, LaneWords},
+        tops::BlockTops,
     },
-    state::{ColumnView, Operand, State},
+    state::{CodeReader, ColumnView, Operand, State},
 };
 
 /// Ranges of one test whose ids are estimated one by one.
 const RANGES_LOOKED_AT: usize = 16;
 /// Sets of up to so many ids are tested id by id.
 const EACH: u32 = 4096;
+
+/// All ids of a lane.
+const EVERY: LaneWords = [u64::MAX; LANE / 64];
 
 /// A test of the codes of a column.
 #[derive(Debug)]
@@ -166,13 +170,21 @@ impl ColumnTest<'_> {
         let passing = tops.outliers.iter().filter(|outlier| passes(outlier.code));
         ids.clear();
         ids.extend(passing.map(|outlier| within_block(outlier.id)));
-        let mut overrides = self.column.overrides(number)?;
-        if overrides.is_empty() {
+        let codes = self.column.reader(number)?;
+        if codes.is_plain() {
             return Ok(());
         }
-        ids.retain(|id| overrides.binary_search_by_key(id, |(id, _)| *id).is_err());
-        overrides.retain(|(_, code)| code.is_some_and(passes));
-        ids.extend(overrides.iter().map(|(id, _)| *id));
+        ids.retain(|id| !codes.is_overridden(*id));
+        for lane in (0..LANES).flat_map(|n| codes.lanes(n)) {
+            if lane.bounds().is_some_and(|(least, most)| least <= last && first <= most) {
+                lane.each_of(&EVERY, |id, code| {
+                    if code.is_some_and(passes) {
+                        ids.push(id);
+                    }
+                    Ok(())
+                })?;
+            }
+        }
         ids.sort_unstable();
         Ok(())
     }
@@ -241,9 +253,36 @@ impl ColumnTest<'_> {
         for outlier in tops.outliers {
             set.put(within_block(outlier.id), passes(outlier.code));
         }
-        for (id, code) in codes.overrides() {
-            set.put(*id, code.is_some_and(passes));
+        if !codes.is_plain() {
+            put_overrides(&codes, (first, last), set)?;
         }
         if whole { self.with_exists(number, pool, |block| set.and(block)) } else { Ok(()) }
     }
+}
+
+/// Puts into a set what layers above the base say: ids whose codes lie from `first` to `last` are in, others that they
+/// speak of are not.
+fn put_overrides(codes: &CodeReader<'_>, (first, last): (u64, u64), set: &mut Set) -> Result<()> {
+    for n in 0..LANES {
+        for lane in codes.lanes(n) {
+            let (said, coded) = lane.words();
+            let words = set.lane_mut(n);
+            words.iter_mut().zip(said).for_each(|(to, said)| *to &= !said);
+            match lane.bounds() {
+                Some((least, most)) if first <= least && most <= last => {
+                    words.iter_mut().zip(&coded).for_each(|(to, coded)| *to |= coded);
+                }
+                Some((least, most)) if least <= last && first <= most => {
+                    lane.each_of(&coded, |id, code| {
+                        if code.is_some_and(|code| first <= code && code <= last) {
+                            set.insert(id);
+                        }
+                        Ok(())
+                    })?;
+                }
+                _ => {}
+            }
+        }
+    }
+    Ok(())
 }

@@ -13,7 +13,10 @@ use super::{
 };
 use crate::{
     log::Result,
-    segment::tops::{BlockTops, LANE, Outlier},
+    segment::{
+        lanes::{LANE, LANES},
+        tops::{BlockTops, Outlier},
+    },
     state::{CodeReader, ColumnView},
 };
 
@@ -122,9 +125,14 @@ fn by_lanes(
             push(best, Some(outlier.code), within)?;
         }
     }
-    for (within, code) in codes.overrides() {
-        if code.is_none_or(|code| code <= cap) && set.contains(*within) {
-            push(best, *code, *within)?;
+    for n in (0..LANES).rev() {
+        for lane in codes.lanes(n) {
+            if !best.is_beyond(lane.bounds().map(|(_, most)| most.min(cap))) {
+                lane.each_of(&set.lane(n), |within, code| match code {
+                    Some(code) if code > cap => Ok(()),
+                    code => push(best, code, within),
+                })?;
+            }
         }
     }
     let most = tops.limit.min(cap);

@@ -2,8 +2,13 @@
 
 use crate::{
     log::Result,
-    segment::sets::{Block, BlockBuffer, WORDS},
+    segment::{
+        lanes::{LANES, LaneWords, lane_of},
+        sets::{Block, BlockBuffer, WORDS},
+    },
 };
+
+const LANE_WORDS: usize = WORDS / LANES;
 
 /// A result with at most this many ids is kept as an array: testing them one by one is then the cheapest.
 const SPARSE: u32 = 512;
@@ -86,6 +91,26 @@ impl Set {
     /// Its words, to be changed in place.
     pub(super) fn words(&mut self) -> &mut [u64; WORDS] {
         self.0.bits()
+    }
+
+    /// Its ids of the n-th lane.
+    pub(super) fn lane(&self, n: usize) -> LaneWords {
+        match self.as_block() {
+            Block::Empty => [0; LANE_WORDS],
+            Block::Bits(words) => words.as_chunks().0.get(n).copied().unwrap_or_default(),
+            Block::Array(ids) => {
+                let mut words = [0; LANE_WORDS];
+                let from = ids.partition_point(|id| lane_of(*id) < n);
+                let ids = ids.get(from..).unwrap_or_default().iter().take_while(|id| lane_of(**id) == n);
+                ids.for_each(|id| words[usize::from(id >> 6) % LANE_WORDS] |= 1 << (id & 63));
+                words
+            }
+        }
+    }
+
+    /// The words of the n-th lane, to be changed in place.
+    pub(super) fn lane_mut(&mut self, n: usize) -> &mut [u64] {
+        self.words().get_mut(n * LANE_WORDS..(n + 1) * LANE_WORDS).unwrap_or_default()
     }
 
     /// Keeps those of few ids that `keep` lets through.

@@ -35,7 +35,7 @@ use crate::{
 };
 
 /// How much a background thread steps back for those that answer.
-const NICE: i32 = 10;
+pub(super) const NICE: i32 = 10;
 
 /// Why a job came to nothing.
 #[derive(Debug)]
@@ -98,9 +98,11 @@ impl Keeper {
         })?;
         let old = std::mem::replace(&mut kept.manifest, manifest);
         let files = Files::open(folder, &kept.manifest, &options.schema, Some(&kept.files)).map_err(Failure::Fatal)?;
-        kept.files = files.ok_or_else(|| {
+        let files = files.ok_or_else(|| {
             Failure::Fatal(Error::damaged(folder.manifest(), 0, "a file that was just written is not there"))
         })?;
+        let before = std::mem::replace(&mut kept.files, files);
+        kept.files.warm(&before, &|| !cancel.load(Ordering::Relaxed));
         // An error means that the node has ended.
         let _ = self.shared.commands.send(Command::Adopt(Arc::clone(&kept.files)));
         self.unlink(&old, &kept.manifest);

@@ -74,6 +74,9 @@ struct Shared {
     current: ArcSwap<State>,
     /// The version that queries see: the newest one that was ready or, before the first, the newest.
     serving: ArcSwap<State>,
+    /// Versions shown before that queries may still hold: so that none of those has to free what only an old version
+    /// has.
+    retired: Mutex<Vec<Arc<State>>>,
     /// Of the current version; set after it.
     sequence: watch::Sender<u64>,
     role: watch::Sender<Role>,
@@ -271,6 +274,7 @@ impl Shared {
         let shared = Arc::new(Self {
             current: ArcSwap::new(Arc::clone(&state)),
             serving: ArcSwap::new(state),
+            retired: Mutex::default(),
             queue: Arc::new(Semaphore::new((options.queue_bytes / QUEUE_UNIT).max(1))),
             options,
             folder,
@@ -292,12 +296,28 @@ impl Shared {
     fn publish(&self, state: &State) {
         let sequence = state.sequence();
         let version = Arc::new(state.clone());
+        let mut retired = Vec::with_capacity(2);
         if state.readiness().ready || !self.serving.load().readiness().ready {
-            self.serving.store(Arc::clone(&version));
+            retired.push(self.serving.swap(Arc::clone(&version)));
         }
-        self.current.store(version);
+        retired.push(self.current.swap(version));
+        self.retired.lock().append(&mut retired);
+        self.free();
         self.sequence.send_replace(sequence);
         metrics::gauge!("bitdex_sequence").set(sequence as f64);
+    }
+
+    /// Frees versions that are shown no more, and that no query holds.
+    fn free(&self) {
+        let mut retired = self.retired.lock();
+        if !retired.is_empty() {
+            retired.sort_unstable_by_key(Arc::as_ptr);
+            retired.dedup_by(|one, other| Arc::ptr_eq(one, other));
+            let (held, free): (Vec<_>, Vec<_>) = retired.drain(..).partition(|version| Arc::strong_count(version) > 1);
+            *retired = held;
+            drop(retired);
+            drop(free);
+        }
     }
 
     /// Removes files that are not needed any more. What cannot be removed stays for the next time.

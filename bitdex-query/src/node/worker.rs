@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 use wire::record::Kind;
 
 use super::{
-    Command, Role, Shared,
+    Command, Role, Shared, keeper,
     write::{Writing, write_genesis},
 };
 use crate::{
@@ -50,6 +50,8 @@ const LOOK: Duration = Duration::from_millis(20);
 const PUBLISH: Duration = Duration::from_millis(20);
 /// From so many records on, they are decoded by a thread of their own.
 const MANY: u64 = 64;
+/// How much the log's thread steps back for those that answer queries.
+const NICE: i32 = 5;
 /// Records that wait, decoded.
 const DECODED: usize = 16;
 /// How often a manifest whose files are gone is read again before that counts as damage.
@@ -68,6 +70,7 @@ pub(super) struct Worker {
     seen: Seen,
     /// Nobody sees versions before the log is read up to its frontier once.
     opening: bool,
+    warming: Option<Warming>,
     /// The epoch known when this process last failed to become the writer; `None` once there was a writer again.
     not_promoted: Option<u64>,
 }
@@ -76,6 +79,15 @@ pub(super) struct Worker {
 struct Follower {
     reader: LogReader,
     frontier: Arc<Frontier>,
+}
+
+/// Files of a newer manifest, before queries look into them.
+#[derive(Debug)]
+struct Warming {
+    files: Arc<Files>,
+    /// Of the manifest.
+    file: Option<(u64, SystemTime)>,
+    thread: thread::JoinHandle<()>,
 }
 
 /// The manifest that the state's files are of: its file, and when that was looked at last.
@@ -88,6 +100,9 @@ struct Seen {
 }
 
 pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: oneshot::Sender<WireResult<()>>) {
+    // On Linux this is of the thread, and of those that it starts: what answers goes before what changes. Where it is
+    // refused, it is only ruder.
+    let _ = rustix::process::nice(NICE);
     let mut worker = Worker::new(Arc::clone(&shared), commands);
     let unwinding = FailOnUnwind(&shared);
     match worker.start() {
@@ -125,6 +140,7 @@ impl Worker {
             follower: None,
             seen: Seen::default(),
             opening: true,
+            warming: None,
             not_promoted: None,
         }
     }
@@ -197,6 +213,7 @@ impl Worker {
     fn follow_until_locked(&mut self) -> Result<ControlFlow<(), LockGuard>> {
         let mut stuck = false;
         loop {
+            self.shared.free();
             let wait = match self.follow() {
                 Ok(()) => {
                     if mem::take(&mut stuck) {
@@ -316,8 +333,18 @@ impl Worker {
         metrics::gauge!("bitdex_frontier").set(frontier as f64);
     }
 
-    /// Looks through the files of the newest manifest from now on.
+    /// Looks through the files of the newest manifest from now on, or once a thread has made them ready for queries.
     fn adopt_newer(&mut self) -> Result<()> {
+        if let Some(warming) = &self.warming {
+            if !warming.thread.is_finished() {
+                return Ok(());
+            }
+            if let Some(Warming { files, file, .. }) = self.warming.take() {
+                // A `Freeze` may have led further meanwhile, or an error back.
+                let fit = self.state.files().sequence()..=self.state.sequence();
+                return if fit.contains(&files.sequence()) { self.show_files(files, file) } else { Ok(()) };
+            }
+        }
         if self.seen.looked.is_some_and(|looked| looked.elapsed() < LOOK) {
             return Ok(());
         }
@@ -328,11 +355,30 @@ impl Worker {
         }
         let Some((manifest, files)) = self.newest_files()? else { return Ok(()) };
         // Ahead of this process: the log leads there, or to a `Freeze` that asks for the manifest.
-        if manifest.checkpoint.as_ref().is_none_or(|named| named.sequence <= self.state.sequence()) {
-            self.state.adopt(files)?;
-            self.seen.file = file;
-            self.shared.publish(&self.state);
+        if manifest.checkpoint.as_ref().is_some_and(|named| named.sequence > self.state.sequence()) {
+            return Ok(());
         }
+        let before = Arc::clone(self.state.files());
+        if !files.is_cold(&before) {
+            return self.show_files(files, file);
+        }
+        let thread = thread::Builder::new().name("bitdex-warm".into()).spawn({
+            let files = Arc::clone(&files);
+            move || {
+                // On Linux this is of the thread. Where it is refused, it is only ruder.
+                let _ = rustix::process::nice(keeper::NICE);
+                files.warm(&before, &|| true);
+            }
+        });
+        let thread = thread.map_err(Error::io("start a thread for", self.shared.folder.root()))?;
+        self.warming = Some(Warming { files, file, thread });
+        Ok(())
+    }
+
+    fn show_files(&mut self, files: Arc<Files>, file: Option<(u64, SystemTime)>) -> Result<()> {
+        self.state.adopt(files)?;
+        self.seen.file = file;
+        self.shared.publish(&self.state);
         Ok(())
     }
 
@@ -404,6 +450,7 @@ impl Worker {
     /// last durable mark, and only then shows that.
     fn take_over(&mut self, lock: LockGuard) -> Result<Writing> {
         let started = Instant::now();
+        self.warming = None;
         let manifest = match self.read_manifest()? {
             Some(manifest) => manifest,
             None => self.create_store()?,

@@ -169,6 +169,7 @@ impl Writing {
     /// Until the node is stopped, or drained: then answers where to follow from.
     pub(super) fn run(mut self, worker: &mut Worker) -> Result<ControlFlow<(), Left>> {
         loop {
+            worker.shared.free();
             self.look(&worker.shared)?;
             self.turn(worker)?;
             let wait = match self.flushing.paused {

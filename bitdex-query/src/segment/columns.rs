@@ -24,10 +24,7 @@
 //! 6     order   u32: positions of ids that have a code
 //! ```
 
-use std::{
-    ops::Range,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use bitdex_proto::schema::FieldId;
 use bytemuck::{Pod, Zeroable};
@@ -533,6 +530,18 @@ impl Column {
         Ok(self.tops()?.and_then(|tops| tops.block(n.into())))
     }
 
+    /// Whether queries have looked at what is made of its codes.
+    pub fn is_used(&self) -> bool {
+        self.tops.get().is_some()
+    }
+
+    /// Reads it, and makes what queries would make at their first look. `beside`: the column that it may be ahead of.
+    pub fn warm(&self, beside: Option<&Self>) -> Result<()> {
+        self.section.verify()?;
+        self.tops()?;
+        beside.map_or(Ok(()), |beside| self.ahead_of(beside).map(|_| ()))
+    }
+
     fn first_block(&self) -> u16 {
         (self.segment << (SEGMENT_BITS - 16)) as u16
     }
@@ -688,21 +697,14 @@ impl SparseColumn {
         Ok(self.block((id >> BLOCK_BITS) as u16)?.and_then(|block| block.find(id as u16)))
     }
 
-    /// Positions of the ids of a block.
-    pub fn positions(&self, block: u16) -> Result<Range<usize>> {
-        Ok(self.block(block)?.map_or(0..0, Overridden::positions))
-    }
-
-    /// Appends what it says of the ids of a block, by id within it.
-    pub fn append_block(&self, block: u16, overrides: &mut Vec<(u16, Option<u64>)>) -> Result<()> {
-        let Some(block) = self.block(block)? else { return Ok(()) };
+    /// What it says of the ids of a block, and their codes; `None`: nothing.
+    pub fn overridden(&self, number: u16) -> Result<Option<(&Overridden, &[u64])>> {
+        let Some(block) = self.block(number)? else { return Ok(None) };
         let positions = block.positions();
-        let codes = self.codes.slice::<u64>(&self.section, positions.start, positions.len())?;
-        let codeless = self.codeless.all::<u64>(&self.section)?;
-        let is_codeless = |n: usize| codeless.get(n / 64).is_some_and(|word| word >> (n % 64) & 1 == 1);
-        let mut codes = positions.zip(codes).map(|(n, code)| (!is_codeless(n)).then_some(*code));
-        block.each(|id| overrides.extend(codes.next().map(|code| (id, code))));
-        Ok(())
+        if positions.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some((block, self.codes.slice(&self.section, positions.start, positions.len())?)))
     }
 
     fn block(&self, number: u16) -> Result<Option<&Overridden>> {
@@ -715,8 +717,13 @@ impl SparseColumn {
             Some(next) => self.position(u32::from(next) << BLOCK_BITS)?,
             None => self.len(),
         };
-        let ids = (first..behind).map(|n| Ok(self.id(n)? as u16)).collect::<Result<Vec<_>>>()?;
-        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, ids)))))
+        let ids = (first..behind).map(|n| Ok((self.id(n)? as u16, self.code(n)?))).collect::<Result<Vec<_>>>()?;
+        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, &ids)))))
+    }
+
+    /// Reads it, and makes what queries would make at their first look into each block.
+    pub fn warm(&self) -> Result<()> {
+        (0..self.blocks.len()).try_for_each(|number| self.block(number as u16).map(|_| ()))
     }
 
     fn code(&self, n: usize) -> Result<Option<u64>> {

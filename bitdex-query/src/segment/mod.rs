@@ -5,8 +5,10 @@ pub mod ahead;
 pub mod builder;
 pub mod columns;
 pub mod documents;
+pub mod kept;
 mod keys;
-mod overridden;
+pub mod overridden;
+pub mod lanes;
 mod parts;
 pub mod postings;
 #[allow(clippy::module_inception)]

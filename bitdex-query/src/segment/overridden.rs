@@ -1,86 +1,73 @@
-//! Which ids of a block a checkpoint's column speaks of, and where in it: found in one step, however many there are.
+//! What a checkpoint's column says of the ids of a block: found in one step, however many there are.
 //!
-//! It is made at the first look into a block, and kept as long as the file is open: up to 10 KiB a block.
+//! It is made at the first look into a block, and kept as long as the file is open: up to 20 KiB a block. The codes stay
+//! where they are.
 
-use std::ops::Range;
-
-use super::BLOCK_BITS;
-
-const WORDS: usize = 1 << (BLOCK_BITS - 6);
-/// Up to so many ids are a list.
-const FEW: usize = 256;
+use super::lanes::{LANES, Lane, LaneCodes, lane_of};
 
 #[derive(Debug)]
-pub(super) struct Overridden {
+pub struct Overridden {
     /// Where the block's first id stands.
     first: usize,
     count: usize,
-    ids: Ids,
-}
-
-#[derive(Debug)]
-enum Ids {
-    Few(Box<[u16]>),
-    /// A bit for each id, and how many there are before each word.
-    Many(Box<[u64; WORDS]>, Box<[u16; WORDS]>),
+    /// With the place of its first code, from `first` on.
+    lanes: Vec<(Lane, usize)>,
+    /// By number of the lane, where it stands in `lanes`, plus one; 0: nowhere.
+    places: [u8; LANES],
+    bounds: Option<(u64, u64)>,
 }
 
 impl Overridden {
-    /// `ids`: within the block, ascending; the first of them stands at `first`.
-    pub(super) fn new(first: usize, ids: Vec<u16>) -> Self {
-        let count = ids.len();
-        if count <= FEW {
-            return Self { first, count, ids: Ids::Few(ids.into()) };
-        }
-        let (mut words, mut before) = (Box::new([0_u64; WORDS]), Box::new([0_u16; WORDS]));
-        for id in ids {
-            if let Some(word) = words.get_mut(usize::from(id >> 6)) {
-                *word |= 1 << (id & 63);
+    /// `ids`: within the block, ascending, with their codes; the first of them stands at `first`.
+    pub(super) fn new(first: usize, ids: &[(u16, Option<u64>)]) -> Self {
+        let mut made = Self { first, count: ids.len(), lanes: Vec::new(), places: [0; LANES], bounds: None };
+        let mut codes = Vec::new();
+        let mut rest = ids;
+        while let Some((id, _)) = rest.first() {
+            let n = lane_of(*id);
+            let (mine, others) = rest.split_at(rest.partition_point(|(id, _)| lane_of(*id) == n).max(1));
+            let at = ids.len() - rest.len();
+            rest = others;
+            codes.clear();
+            let lane = Lane::of(mine, &mut codes);
+            if let Some((least, most)) = lane.bounds() {
+                let (min, max) = made.bounds.unwrap_or((least, most));
+                made.bounds = Some((min.min(least), max.max(most)));
+            }
+            made.lanes.push((lane, at));
+            if let Some(place) = made.places.get_mut(n) {
+                *place = made.lanes.len() as u8;
             }
         }
-        let mut sum = 0_u16;
-        for (before, word) in before.iter_mut().zip(words.iter()) {
-            *before = sum;
-            // Behind the last word it may be 2^16, which nothing reads.
-            sum = sum.wrapping_add(word.count_ones() as u16);
-        }
-        Self { first, count, ids: Ids::Many(words, before) }
+        made
     }
 
-    pub(super) fn positions(&self) -> Range<usize> {
+    /// Where its codes stand.
+    pub(super) fn positions(&self) -> std::ops::Range<usize> {
         self.first..self.first + self.count
+    }
+
+    #[inline]
+    fn at(&self, n: usize) -> Option<&(Lane, usize)> {
+        self.lanes.get(usize::from(*self.places.get(n)?).wrapping_sub(1))
     }
 
     /// Where an id stands; `id`: within the block.
     #[inline]
     pub(super) fn find(&self, id: u16) -> Option<usize> {
-        match &self.ids {
-            Ids::Few(ids) => ids.binary_search(&id).ok().map(|at| self.first + at),
-            Ids::Many(words, before) => {
-                let word = words.get(usize::from(id >> 6))?;
-                let bit = 1_u64 << (id & 63);
-                if word & bit == 0 {
-                    return None;
-                }
-                let before = usize::from(*before.get(usize::from(id >> 6))?);
-                Some(self.first + before + (word & (bit - 1)).count_ones() as usize)
-            }
-        }
+        let (lane, at) = self.at(lane_of(id))?;
+        Some(self.first + at + lane.find(id)?)
     }
 
-    /// Ascending.
-    pub(super) fn each(&self, mut each: impl FnMut(u16)) {
-        match &self.ids {
-            Ids::Few(ids) => ids.iter().copied().for_each(each),
-            Ids::Many(words, _) => {
-                for (first, word) in (0_u32..).step_by(64).zip(words.iter()) {
-                    let mut left = *word;
-                    while left != 0 {
-                        each((first + left.trailing_zeros()) as u16);
-                        left &= left - 1;
-                    }
-                }
-            }
-        }
+    /// The n-th lane. `codes`: those of the block.
+    #[inline]
+    pub fn lane<'a>(&'a self, n: usize, codes: &'a [u64]) -> Option<LaneCodes<'a>> {
+        let (lane, at) = self.at(n)?;
+        Some(LaneCodes { lane, codes: codes.get(*at..).unwrap_or_default() })
+    }
+
+    /// The least code and the greatest; `None`: it has none.
+    pub fn bounds(&self) -> Option<(u64, u64)> {
+        self.bounds
     }
 }

@@ -25,7 +25,11 @@
 //! A directory is the number of ids (u64), then for each block: its number (u16), ids less one (u16), and where they
 //! begin (u32), in units of 8 bytes: in `arrays`, or in `bits` where there are more than [`ARRAY_MAX`].
 
-use std::{cmp::Ordering, ops::Bound, ops::Range, sync::Arc};
+use std::{
+    cmp::Ordering,
+    ops::{Bound, Range},
+    sync::{Arc, OnceLock},
+};
 
 use bitdex_proto::{
     schema::FieldId,
@@ -34,6 +38,7 @@ use bitdex_proto::{
 use bytemuck::{Pod, Zeroable};
 
 use super::{
+    kept::Kept,
     keys::{GROUP, Keys, KeysWriter},
     parts::{self, Part},
     sets::{ARRAY_MAX, Block, WORDS},
@@ -336,6 +341,8 @@ pub struct Postings {
     few: Part,
     directories: Part,
     arrays: Part,
+    /// By position of the term; see [`Postings::kept`].
+    kept: OnceLock<Box<[OnceLock<Box<[Kept]>>]>>,
 }
 
 impl Postings {
@@ -354,9 +361,15 @@ impl Postings {
         {
             return Err(section.damaged(0, "its parts have other lengths than its number of terms says"));
         }
+        let kept = OnceLock::new();
         let all =
-            Self { section, ty, meta, values, keys, bits, offsets, texts, starts, forms, few, directories, arrays };
+            Self { section, ty, meta, values, keys, bits, offsets, texts, starts, forms, few, directories, arrays, kept };
         Ok(Some(all))
+    }
+
+    /// Reads it.
+    pub fn warm(&self) -> Result<()> {
+        self.section.verify()
     }
 
     fn has_exists(&self) -> usize {
@@ -364,14 +377,26 @@ impl Postings {
     }
 
     pub fn get(&self, term: Term<'_>) -> Result<Option<Posting<'_>>> {
+        Ok(self.get_with_position(term)?.map(|(_, posting)| posting))
+    }
+
+    /// With the term's position.
+    pub fn get_with_position(&self, term: Term<'_>) -> Result<Option<(usize, Posting<'_>)>> {
         match term {
             Term::Exists if self.meta.exists_blocks == 0 => Ok(None),
-            Term::Exists => self.many(self.meta.exists, self.meta.exists_blocks).map(Some),
+            Term::Exists => self.many(self.meta.exists, self.meta.exists_blocks).map(|posting| Some((0, posting))),
             Term::Value(value) => match self.find(value)? {
-                Ok(position) => self.posting(position).map(Some),
+                Ok(position) => self.posting(position).map(|posting| Some((position + self.has_exists(), posting))),
                 Err(_) => Ok(None),
             },
         }
+    }
+
+    /// Room for what becomes of the blocks of the set at a position, by their order.
+    pub fn kept(&self, position: usize, posting: &Posting<'_>) -> &[Kept] {
+        let all = self.kept.get_or_init(|| (0..self.len()).map(|_| OnceLock::new()).collect());
+        let of_term = all.get(position).map(|kept| kept.get_or_init(|| vec![Kept::new(); posting.blocks()].into()));
+        of_term.map_or(&[], |kept| &**kept)
     }
 
     /// Position among the values, or where it would stand.
@@ -550,6 +575,15 @@ impl<'a> Posting<'a> {
             Shape::One { number, .. } => (n == 0).then_some(number),
             Shape::Few { numbers, .. } => numbers.get(n).copied(),
             Shape::Many { entries, .. } => entries.get(n).map(|entry| entry.number),
+        }
+    }
+
+    /// Where a block stands among those that are not empty.
+    pub fn position(&self, number: u16) -> Option<usize> {
+        match self.shape {
+            Shape::One { number: only, .. } => (only == number).then_some(0),
+            Shape::Few { numbers, .. } => numbers.binary_search(&number).ok(),
+            Shape::Many { entries, .. } => entries.binary_search_by_key(&number, |entry| entry.number).ok(),
         }
     }
 

@@ -7,11 +7,12 @@
 
 use std::cmp::Reverse;
 
-use super::{BLOCK_BITS, columns::BlockReader};
+use super::{
+    BLOCK_BITS,
+    columns::BlockReader,
+    lanes::{LANE, LANES},
+};
 
-/// Ids of a lane.
-pub const LANE: usize = 1024;
-const LANES: usize = (1 << BLOCK_BITS) / LANE;
 /// At most one in so many ids of a block is an outlier.
 const OUTLIERS: usize = 64;
 /// To have one more outlier must lower a block's bound by as much as this many ids make up.

@@ -14,7 +14,7 @@ use super::{
 use crate::{
     build::table::TableHeader,
     log::{Error, Result},
-    segment::{SEGMENT_BITS, columns::SparseColumn, segment::Segment, table::Table},
+    segment::{SEGMENT_BITS, columns::SparseColumn, postings::Role, segment::Segment, table::Table},
     store::{
         Folder,
         manifest::{Manifest, SegmentRef, TableRef},
@@ -242,6 +242,59 @@ impl Files {
     /// Overrides of a column; `None` where there are none.
     pub(crate) fn overrides(&self, field: FieldId) -> Option<&SparseColumn> {
         self.checkpoint()?.column(field)
+    }
+}
+
+impl Files {
+    /// Whether queries that have looked into `before` would have to make something anew to look into these files.
+    pub(crate) fn is_cold(&self, before: &Self) -> bool {
+        before.is_used()
+            && (!same(self.checkpoint.as_ref(), before.checkpoint.as_ref())
+                || self.segments.iter().any(|segment| !same(Some(segment), before.segment(segment.number()))))
+    }
+
+    /// Makes what queries made of files before these, and reads what they read, so that none of them has to wait for it.
+    /// Damage is left to be met by whoever looks. Ends early where `go_on` says so.
+    pub(crate) fn warm(&self, before: &Self, go_on: &dyn Fn() -> bool) {
+        let (visible, fields) = (self.layout.schema.visible_at, self.layout.fields.len());
+        for field in (0..fields).filter(|field| before.uses(*field)) {
+            let follows = visible.filter(|_| self.layout.follows_visible_at(field));
+            for segment in &self.segments {
+                if let Some(column) = segment.column(field).filter(|column| go_on() && !column.is_used()) {
+                    let _ = column.warm(follows.and_then(|visible| segment.column(visible)));
+                }
+            }
+            if let Some(column) = self.overrides(field).filter(|_| go_on()) {
+                let _ = column.warm();
+            }
+        }
+        if !before.is_used() {
+            return;
+        }
+        let new = self.segments.iter().filter(|segment| !same(Some(segment), before.segment(segment.number())));
+        let of_segments = new.flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
+        let changed = |role| (0..fields).filter_map(move |field| self.checkpoint()?.sets(role, field));
+        for postings in of_segments.chain([Role::Added, Role::Removed].into_iter().flat_map(changed)) {
+            if !go_on() {
+                return;
+            }
+            let _ = postings.warm();
+        }
+    }
+
+    fn uses(&self, field: FieldId) -> bool {
+        self.segments.iter().filter_map(|segment| segment.column(field)).any(|column| column.is_used())
+    }
+
+    fn is_used(&self) -> bool {
+        (0..self.layout.fields.len()).any(|field| self.uses(field))
+    }
+}
+
+fn same<T>(one: Option<&Arc<T>>, other: Option<&Arc<T>>) -> bool {
+    match (one, other) {
+        (Some(one), Some(other)) => Arc::ptr_eq(one, other),
+        (one, other) => one.is_none() && other.is_none(),
     }
 }
 

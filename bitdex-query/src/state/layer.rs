@@ -2,16 +2,17 @@
 //! set, or of a code stays, whatever lies below.
 
 mod block;
-mod marks;
+mod codes;
 mod rows;
 
 use std::ops::{Bound, RangeBounds};
 
 use bitdex_proto::{ops::Op, schema::FieldId, value::Value};
 
-use self::marks::Marks;
+use self::codes::Codes;
 pub(crate) use self::{
     block::BlockDelta,
+    codes::CodeBlock,
     rows::{RowChunk, RowEntry},
 };
 use super::sorted::{Entries, Entry, Sorted};
@@ -67,28 +68,6 @@ impl Entry for SetEntry {
     }
 }
 
-/// The code of an id; `None`: it has none.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Coded(u32, Option<u64>);
-
-impl Entry for Coded {
-    type Key = u32;
-    type Change<'c> = (u32, Option<u64>);
-    const CHUNK: usize = 96;
-
-    fn key(&self) -> &u32 {
-        &self.0
-    }
-
-    fn key_of(change: &(u32, Option<u64>)) -> &u32 {
-        &change.0
-    }
-
-    fn changed(_: Option<&Self>, (id, code): &(u32, Option<u64>)) -> Option<Self> {
-        Some(Self(*id, *code))
-    }
-}
-
 /// An id behind its code.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Ranked((u64, u32));
@@ -115,47 +94,36 @@ impl Entry for Ranked {
 /// Overrides of one column: by id, and the ids that have a code in the order of (code, id).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LayerColumn {
-    /// The ids in `codes`.
-    marks: Marks,
-    codes: Sorted<Entries<Coded>>,
+    codes: Codes,
     order: Sorted<Entries<Ranked>>,
 }
 
 impl LayerColumn {
     /// Whether nothing is overridden.
     pub(crate) fn is_empty(&self) -> bool {
-        self.codes.is_empty()
+        self.codes.len() == 0
     }
 
     /// Whether the layer says something of this id.
     #[inline]
     pub(crate) fn overrides(&self, id: u32) -> bool {
-        self.marks.contains(id)
+        self.codes.says(id)
     }
 
     /// `None`: the layer does not say.
     #[inline]
     pub(crate) fn get(&self, id: u32) -> Option<Option<u64>> {
-        if !self.overrides(id) {
-            return None;
-        }
-        self.codes.find(&id).map(|(chunk, at)| chunk.0[at].1)
+        self.codes.get(id)
     }
 
-    /// The overrides of ids within bounds, ascending.
-    pub(crate) fn codes(&self, ids: impl RangeBounds<u32>) -> impl DoubleEndedIterator<Item = (u32, Option<u64>)> {
-        self.codes.range(ids.start_bound(), ids.end_bound()).map(|(chunk, at)| (chunk.0[at].0, chunk.0[at].1))
+    /// What it says of the ids of a block; `None`: nothing.
+    pub(crate) fn block(&self, number: u16) -> Option<&CodeBlock> {
+        self.codes.block(number)
     }
 
-    /// Number of ids that have a code.
-    pub(crate) fn values(&self) -> usize {
-        self.order.len()
-    }
-
-    /// The least and the greatest code.
-    pub(crate) fn ends(&self) -> Option<(u64, u64)> {
-        let code = |(chunk, at): (&Entries<Ranked>, usize)| chunk.0[at].0.0;
-        Some((code(self.order.first()?), code(self.order.last()?)))
+    /// All overrides, ascending by id.
+    pub(crate) fn codes(&self) -> impl Iterator<Item = (u32, Option<u64>)> {
+        self.codes.all()
     }
 
     /// Ids with codes, by (code, id).
@@ -175,32 +143,29 @@ impl LayerColumn {
                 moved.extend(new.map(|new| ((new, id), true)));
             }
         };
-        // Front to back where there are few others between, each by itself where there are many.
-        if self.codes.len() / 8 > codes.len() {
-            for (id, code) in codes {
-                move_one(*id, self.get(*id).flatten(), *code);
-            }
-        } else if let (Some((first, _)), Some((last, _))) = (codes.first(), codes.last()) {
-            let mut held = self.codes(*first..=*last).peekable();
-            for (id, code) in codes {
-                while held.next_if(|(other, _)| other < id).is_some() {}
-                move_one(*id, held.next_if(|(other, _)| other == id).and_then(|(_, old)| old), *code);
-            }
+        for (id, code) in codes {
+            move_one(*id, self.get(*id).flatten(), *code);
         }
         moved.sort_unstable();
         self.order.change(&moved);
         self.codes.change(codes);
-        self.marks.insert(codes.iter().map(|(id, _)| *id));
     }
 
     fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.order.bytes() + self.marks.bytes()
+        self.codes.bytes() + self.order.bytes()
     }
 }
 
 /// See [`LayerColumn::order`].
 #[derive(Debug, Clone)]
 pub(crate) struct Order<'s>(super::sorted::Range<'s, Entries<Ranked>>);
+
+impl Order<'_> {
+    /// How many there are, about.
+    pub(crate) fn about(&self) -> usize {
+        self.0.about()
+    }
+}
 
 impl Iterator for Order<'_> {
     type Item = (u64, u32);

@@ -320,6 +320,11 @@ impl Section {
         self.pack.bytes(self.start + at, length)
     }
 
+    /// Verifies what was not verified before.
+    pub fn verify(&self) -> Result<()> {
+        self.bytes(0, self.length).map(|_| ())
+    }
+
     /// `count` numbers from byte `at` on, which is a multiple of their size.
     #[inline]
     pub fn slice<T: AnyBitPattern>(&self, at: usize, count: usize) -> Result<&[T]> {

@@ -115,6 +115,11 @@ impl Generator {
         }
     }
 
+    /// Goes on behind these ids.
+    pub fn behind(self, image: u32, post: u32) -> Self {
+        Self { next_image: image + 1, next_post: post + 1, ..self }
+    }
+
     /// Ids used so far are below this.
     pub fn next_image(&self) -> u32 {
         self.next_image

@@ -2,7 +2,7 @@ use rand::RngExt as _;
 
 use super::{BTreeMap, Column, ColumnWriter, File};
 use crate::{
-    segment::tops::LANE,
+    segment::lanes::LANE,
     testing::{scaled, seeded},
 };
 

@@ -218,7 +218,7 @@ impl<'f> Merge<'f> {
         let mut writer = ColumnWriter::sparse(field);
         let empty = LayerColumn::default();
         let layer = self.frozen.layer.columns.get(field).unwrap_or(&empty);
-        let mut newer = layer.codes(..).peekable();
+        let mut newer = layer.codes().peekable();
         let old: Option<&SparseColumn> = self.old.and_then(|old| old.column(field));
         for position in 0..old.map_or(0, SparseColumn::len) {
             if position % 1024 == 0 {

@@ -2,18 +2,25 @@
 
 use std::sync::Arc;
 
-use crate::segment::sets::{Block, WORDS};
+use crate::segment::{
+    kept::Kept,
+    sets::{Block, WORDS},
+};
 
 /// What came into, and went out of, the set of one term, in one block. No id is in both.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct BlockDelta {
     pub(crate) added: BlockSet,
     pub(crate) removed: BlockSet,
+    /// The block with this and all layers below, where it was asked for. What those say of it never changes as long as
+    /// they lie below.
+    pub(crate) merged: Kept,
 }
 
 impl BlockDelta {
     /// Ids that come in, and ids that go out; both ascend.
     pub(super) fn change(&mut self, put: &[u16], taken: &[u16]) {
+        self.merged.clear();
         self.added.insert(put);
         self.removed.remove(put);
         self.removed.insert(taken);

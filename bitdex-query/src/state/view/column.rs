@@ -4,7 +4,10 @@ use bitdex_proto::{schema::FieldId, value::FieldType};
 use smallvec::SmallVec;
 
 use super::{
-    super::{Files, State, layer::LayerColumn},
+    super::{
+        Files, State,
+        layer::{CodeBlock, LayerColumn},
+    },
     Walk,
 };
 use crate::{
@@ -12,6 +15,8 @@ use crate::{
     segment::{
         BLOCK_BITS, Index, SEGMENT_BITS,
         columns::{BlockBounds, BlockReader, Column, SparseColumn},
+        lanes::{LANE, LANES, LaneCodes, LaneWords, lane_of},
+        overridden::Overridden,
         tops::{BlockTops, Outlier, Tops},
     },
 };
@@ -92,33 +97,26 @@ impl<'s> ColumnView<'s> {
     }
 
     fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
-        if let Some(checkpoint) = self.checkpoint {
-            let positions = checkpoint.positions(block)?;
-            if positions.len() <= EACH {
-                for position in positions {
-                    if let (_, Some(code)) = checkpoint.nth(position)? {
-                        widen(&mut bounds, 1, code, code);
-                    }
-                }
-            } else if let Some(last) = checkpoint.values().checked_sub(1) {
-                let (min, max) = (checkpoint.ranked(0)?.0, checkpoint.ranked(last)?.0);
-                widen(&mut bounds, positions.len(), min, max);
+        for (min, max) in self.above(block)?.iter().filter_map(|layer| layer.bounds()) {
+            if bounds.count == 0 {
+                (bounds.min, bounds.max) = (min, max);
             }
-        }
-        for layer in [self.frozen, self.active].into_iter().flatten() {
-            let mut overrides = layer.codes(ids(block));
-            for (_, code) in overrides.by_ref().take(EACH) {
-                if let Some(code) = code {
-                    widen(&mut bounds, 1, code, code);
-                }
-            }
-            if overrides.next().is_some()
-                && let Some((min, max)) = layer.ends()
-            {
-                widen(&mut bounds, CODES, min, max);
-            }
+            // At most all of them have a code.
+            bounds = BlockBounds { count: CODES as u32, min: bounds.min.min(min), max: bounds.max.max(max) };
         }
         Ok(bounds)
+    }
+
+    /// What layers above the base say of a block, the newest first.
+    fn above(&self, block: u16) -> Result<Above<'s>> {
+        let mut above = Above::new();
+        above.extend([self.active, self.frozen].into_iter().flatten().filter_map(|layer| layer.block(block)).map(Said::Layer));
+        if let Some(checkpoint) = self.checkpoint
+            && let Some((ids, codes)) = checkpoint.overridden(block)?
+        {
+            above.push(Said::Checkpoint(ids, codes));
+        }
+        Ok(above)
     }
 
     /// The codes of a whole block, decoded (65 536 of them; of ids without a value: anything), layers applied.
@@ -127,9 +125,13 @@ impl<'s> ColumnView<'s> {
             Some(column) => column.block(block, codes)?,
             None => codes.resize(CODES, 0),
         }
-        for (id, code) in self.overrides(block)? {
-            if let (Some(place), Some(code)) = (codes.get_mut(usize::from(id)), code) {
-                *place = code;
+        for layer in self.above(block)?.iter().rev() {
+            for (first, lane) in (0..LANES).filter_map(|n| Some((n * LANE, layer.lane(n)?))) {
+                lane.each(|id, code| {
+                    if let (Some(place), Some(code)) = (codes.get_mut(first | usize::from(id)), code) {
+                        *place = code;
+                    }
+                });
             }
         }
         Ok(())
@@ -194,24 +196,7 @@ impl<'s> ColumnView<'s> {
             Some(column) => Some(column.reader(block)?),
             None => None,
         };
-        Ok(CodeReader { base, overrides: self.overrides(block)? })
-    }
-
-    /// What layers above the base say of the ids of a block, by id within it.
-    pub(crate) fn overrides(&self, block: u16) -> Result<Vec<(u16, Option<u64>)>> {
-        let mut overrides: Vec<(u16, Option<u64>)> = Vec::new();
-        if let Some(checkpoint) = self.checkpoint {
-            checkpoint.append_block(block, &mut overrides)?;
-        }
-        for layer in [self.frozen, self.active].into_iter().flatten() {
-            let newer = layer.codes(ids(block)).map(|(id, code)| (id as u16, code));
-            if overrides.is_empty() {
-                overrides.extend(newer);
-            } else {
-                overrides = merged(&overrides, newer);
-            }
-        }
-        Ok(overrides)
+        Ok(CodeReader { base, above: self.above(block)? })
     }
 
     /// Number of ids with codes from `first` to `last`, about.
@@ -227,9 +212,7 @@ impl<'s> ColumnView<'s> {
             count += checkpoint.rank(last, u32::MAX)?.saturating_sub(checkpoint.rank(first, 0)?);
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            let some = layer.order((first, 0)..=(last, u32::MAX)).take(EACH).count();
-            // Of many, somewhere between these and all of the layer's.
-            count += if some < EACH { some } else { some.midpoint(layer.values()) };
+            count += layer.order((first, 0)..=(last, u32::MAX)).about();
         }
         Ok(count as u64)
     }
@@ -254,22 +237,53 @@ impl<'s> ColumnView<'s> {
     }
 }
 
+/// What one layer above the base says of a block.
+#[derive(Debug, Clone, Copy)]
+enum Said<'s> {
+    Layer(&'s CodeBlock),
+    Checkpoint(&'s Overridden, &'s [u64]),
+}
+
+type Above<'s> = SmallVec<[Said<'s>; 3]>;
+
+impl<'s> Said<'s> {
+    #[inline]
+    fn lane(self, n: usize) -> Option<LaneCodes<'s>> {
+        match self {
+            Self::Layer(block) => block.lane(n),
+            Self::Checkpoint(block, codes) => block.lane(n, codes),
+        }
+    }
+
+    fn bounds(self) -> Option<(u64, u64)> {
+        match self {
+            Self::Layer(block) => block.bounds(),
+            Self::Checkpoint(block, _) => block.bounds(),
+        }
+    }
+
+    #[inline]
+    fn says(self, id: u16) -> bool {
+        self.lane(lane_of(id)).is_some_and(|lane| lane.lane.says(id))
+    }
+}
+
 /// See [`ColumnView::reader`].
 #[derive(Debug)]
 pub(crate) struct CodeReader<'s> {
     base: Option<BlockReader<'s>>,
-    /// What layers above the base say, by id within the block.
-    overrides: Vec<(u16, Option<u64>)>,
+    /// The newest first.
+    above: Above<'s>,
 }
 
-impl CodeReader<'_> {
+impl<'s> CodeReader<'s> {
     /// `id`: within the block.
     #[inline]
     pub(crate) fn get(&self, id: u16) -> Option<u64> {
-        if !self.overrides.is_empty()
-            && let Ok(at) = self.overrides.binary_search_by_key(&id, |(id, _)| *id)
-        {
-            return self.overrides.get(at).and_then(|(_, code)| *code);
+        for layer in &self.above {
+            if let Some(code) = layer.lane(lane_of(id)).and_then(|lane| lane.get(id)) {
+                return code;
+            }
         }
         self.base_code(id)
     }
@@ -283,38 +297,49 @@ impl CodeReader<'_> {
     /// Whether a layer above the base says something of an id.
     #[inline]
     pub(crate) fn is_overridden(&self, id: u16) -> bool {
-        !self.overrides.is_empty() && self.overrides.binary_search_by_key(&id, |(id, _)| *id).is_ok()
+        self.above.iter().any(|layer| layer.says(id))
     }
 
-    /// What layers above the base say, by id within the block.
-    pub(crate) fn overrides(&self) -> &[(u16, Option<u64>)] {
-        &self.overrides
+    /// Whether no layer above the base says anything.
+    pub(crate) fn is_plain(&self) -> bool {
+        self.above.is_empty()
+    }
+
+    /// What layers above the base say of the n-th lane, the oldest first: of an id that several speak of, the last is
+    /// right.
+    pub(crate) fn lanes(&self, n: usize) -> impl Iterator<Item = OverrideLane<'_, 's>> {
+        let layers = self.above.iter().enumerate().rev();
+        layers.filter_map(move |(at, layer)| {
+            let newer = self.above.get(..at).unwrap_or_default();
+            Some(OverrideLane { codes: layer.lane(n)?, first: (n * LANE) as u16, newer })
+        })
     }
 }
 
-fn ids(block: u16) -> std::ops::RangeInclusive<u32> {
-    let first = u32::from(block) << BLOCK_BITS;
-    first..=first | (CODES as u32 - 1)
+/// What a layer above the base says of a lane.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct OverrideLane<'r, 's> {
+    codes: LaneCodes<'s>,
+    first: u16,
+    newer: &'r [Said<'s>],
 }
 
-/// Both ascend by id; of equal ids, the newer one stays.
-fn merged(older: &[(u16, Option<u64>)], newer: impl Iterator<Item = (u16, Option<u64>)>) -> Vec<(u16, Option<u64>)> {
-    let mut merged = Vec::with_capacity(older.len());
-    let mut older = older.iter().peekable();
-    for (id, code) in newer {
-        merged.extend(std::iter::from_fn(|| older.next_if(|(other, _)| *other < id)));
-        let _ = older.next_if(|(other, _)| *other == id);
-        merged.push((id, code));
+impl OverrideLane<'_, '_> {
+    /// The least code and the greatest; `None`: it has none.
+    pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
+        self.codes.lane.bounds()
     }
-    merged.extend(older);
-    merged
-}
 
-fn widen(bounds: &mut BlockBounds, count: usize, min: u64, max: u64) {
-    if bounds.count == 0 {
-        *bounds = BlockBounds { count: 0, min, max };
+    /// The ids that it speaks of, and those of them that have a code.
+    pub(crate) fn words(&self) -> (&LaneWords, LaneWords) {
+        self.codes.words()
     }
-    bounds.min = bounds.min.min(min);
-    bounds.max = bounds.max.max(max);
-    bounds.count = bounds.count.saturating_add(count as u32).min(CODES as u32);
+
+    /// What it says of the ids in `of`, ascending by id, without those of which a newer layer says something else.
+    pub(crate) fn each_of(&self, of: &LaneWords, mut each: impl FnMut(u16, Option<u64>) -> Result<()>) -> Result<()> {
+        self.codes.each_of(of, |id, code| {
+            let id = self.first | id;
+            if self.newer.iter().any(|layer| layer.says(id)) { Ok(()) } else { each(id, code) }
+        })
+    }
 }

@@ -16,11 +16,17 @@ use crate::{
     log::Result,
     segment::{
         BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
+        kept::Kept,
         postings::{Posting, Role},
         sets::{Block, BlockBuffer},
         value::{Term, ValueRef},
     },
 };
+
+thread_local! {
+    /// In which blocks are combined.
+    static ROOM: Cell<BlockBuffer> = Cell::default();
+}
 
 /// Blocks that a layer in memory changes, ascending; of most terms there are none.
 type Deltas<'s> = Vec<(u16, &'s BlockDelta)>;
@@ -36,11 +42,18 @@ pub(crate) struct Operand<'s> {
     /// By position of the segment.
     base: SmallVec<[Cell<Found<'s>>; 2]>,
     /// What the checkpoint says came in, and went out.
-    added: Option<Posting<'s>>,
-    removed: Option<Posting<'s>>,
+    added: Option<Changed<'s>>,
+    removed: Option<Changed<'s>>,
     frozen: Deltas<'s>,
     active: Deltas<'s>,
     estimate: Cell<Option<u64>>,
+}
+
+/// What a checkpoint says of the set, with room for what becomes of its blocks.
+#[derive(Debug)]
+struct Changed<'s> {
+    posting: Posting<'s>,
+    kept: &'s [Kept],
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -56,8 +69,10 @@ impl<'s> Operand<'s> {
         let mut changed = [None, None];
         if let Some(checkpoint) = files.checkpoint() {
             for (changed, role) in changed.iter_mut().zip([Role::Added, Role::Removed]) {
-                if let Some(postings) = checkpoint.sets(role, field) {
-                    *changed = postings.get(term)?;
+                if let Some(postings) = checkpoint.sets(role, field)
+                    && let Some((position, posting)) = postings.get_with_position(term)?
+                {
+                    *changed = Some(Changed { posting, kept: postings.kept(position, &posting) });
                 }
             }
         }
@@ -101,7 +116,7 @@ impl<'s> Operand<'s> {
         // What went out may never have been in, so it is not taken off.
         let deltas = self.frozen.iter().chain(&self.active);
         let added: u64 = deltas.map(|(_, delta)| u64::from(delta.added.as_block().len())).sum();
-        base + added + length(self.added)
+        base + added + length(self.added.as_ref().map(|added| added.posting))
     }
 
     /// Numbers of the blocks that may not be empty, ascending.
@@ -119,7 +134,7 @@ impl<'s> Operand<'s> {
             }
         }
         let of_base = blocks.len();
-        push_blocks(self.added, &mut blocks);
+        push_blocks(self.added.as_ref().map(|added| added.posting), &mut blocks);
         let grown = self.frozen.iter().chain(&self.active);
         blocks.extend(grown.filter(|(_, delta)| !delta.added.as_block().is_empty()).map(|(block, _)| *block));
         if blocks.len() > of_base {
@@ -134,48 +149,67 @@ impl<'s> Operand<'s> {
     where
         's: 'b,
     {
-        let base = match self.base(number)? {
-            Some(posting) => posting.block(number)?,
-            None => Block::Empty,
-        };
+        match self.plain_block(number)? {
+            Some(block) => Ok(block),
+            None => self.combined(number, buffer),
+        }
+    }
+
+    fn combined<'b>(&self, number: u16, buffer: &'b mut BlockBuffer) -> Result<Block<'b>>
+    where
+        's: 'b,
+    {
+        let base = self.base_block(number)?;
         let mut changes = [Change::NONE; 3];
         let [checkpoint, frozen, active] = &mut changes;
-        let mut changed = false;
-        if let Some(added) = self.added {
-            checkpoint.added = added.block(number)?;
-            changed = true;
+        if let Some(added) = &self.added {
+            checkpoint.added = added.posting.block(number)?;
         }
-        if let Some(removed) = self.removed {
-            checkpoint.removed = removed.block(number)?;
-            changed = true;
+        if let Some(removed) = &self.removed {
+            checkpoint.removed = removed.posting.block(number)?;
         }
         for (deltas, change) in [(&self.frozen, frozen), (&self.active, active)] {
             if let Some(delta) = find(deltas, number) {
                 *change = Change { added: delta.added.as_block(), removed: delta.removed.as_block() };
-                changed = true;
             }
         }
-        Ok(if changed { combine(base, &changes, buffer) } else { base })
+        Ok(combine(base, &changes, buffer))
     }
 
-    /// The ids of one block where they lie in files; `None` where a layer above changes the block.
+    /// The ids of one block where they lie in files, or in memory as a whole; `None` where there is no room for that.
     pub(crate) fn plain_block(&self, number: u16) -> Result<Option<Block<'s>>> {
-        for changed in [self.added, self.removed].into_iter().flatten() {
-            if !matches!(changed.block(number)?, Block::Empty) {
-                return Ok(None);
-            }
+        let Some(kept) = self.kept(number) else { return self.base_block(number).map(Some) };
+        if let Some(block) = kept.get() {
+            return Ok(Some(block));
         }
-        if find(&self.frozen, number).is_some() || find(&self.active, number).is_some() {
-            return Ok(None);
-        }
-        match self.base(number)? {
-            Some(posting) => posting.block(number).map(Some),
-            None => Ok(Some(Block::Empty)),
+        let mut buffer = ROOM.take();
+        let block = self.combined(number, &mut buffer).map(|block| kept.keep(block));
+        ROOM.set(buffer);
+        block
+    }
+
+    /// Room for what layers above the base make of a block; `None` where none of them changes it.
+    fn kept(&self, number: u16) -> Option<&'s Kept> {
+        let of_checkpoint = |changed: &Option<Changed<'s>>| {
+            let changed = changed.as_ref()?;
+            changed.kept.get(changed.posting.position(number)?)
+        };
+        match find(&self.active, number).or_else(|| find(&self.frozen, number)) {
+            Some(delta) => Some(&delta.merged),
+            None => of_checkpoint(&self.added).or_else(|| of_checkpoint(&self.removed)),
         }
     }
 
     /// Whether an id is in the set; `number` and `id`: its block, and its number in there.
     pub(crate) fn contains(&self, number: u16, id: u16) -> Result<bool> {
+        match self.kept(number) {
+            None => return Ok(self.base_block(number)?.contains(id)),
+            Some(kept) => {
+                if let Some(block) = kept.get() {
+                    return Ok(block.contains(id));
+                }
+            }
+        }
         for delta in [&self.active, &self.frozen].into_iter().filter_map(|deltas| find(deltas, number)) {
             if delta.added.as_block().contains(id) {
                 return Ok(true);
@@ -184,19 +218,23 @@ impl<'s> Operand<'s> {
                 return Ok(false);
             }
         }
-        if let Some(added) = self.added
-            && added.block(number)?.contains(id)
+        if let Some(added) = &self.added
+            && added.posting.block(number)?.contains(id)
         {
             return Ok(true);
         }
-        if let Some(removed) = self.removed
-            && removed.block(number)?.contains(id)
+        if let Some(removed) = &self.removed
+            && removed.posting.block(number)?.contains(id)
         {
             return Ok(false);
         }
+        Ok(self.base_block(number)?.contains(id))
+    }
+
+    fn base_block(&self, number: u16) -> Result<Block<'s>> {
         match self.base(number)? {
-            Some(posting) => Ok(posting.block(number)?.contains(id)),
-            None => Ok(false),
+            Some(posting) => posting.block(number),
+            None => Ok(Block::Empty),
         }
     }
 
@@ -228,9 +266,9 @@ fn deltas<'s>(layer: &'s Layer, field: FieldId, term: &Option<Value>) -> Deltas<
     if layer.sets.is_empty() {
         return Deltas::new();
     }
-    let key = |block| SetKey { field, term: term.clone(), block };
-    let (first, last) = (key(0), key(u16::MAX));
-    let range = layer.sets.range(Bound::Included(&first), Bound::Included(&last));
+    let first = SetKey { field, term: term.clone(), block: 0 };
+    let from = layer.sets.range(Bound::Included(&first), Bound::Unbounded);
+    let range = from.take_while(|(key, _)| key.field == field && key.term == *term);
     range.map(|(key, delta)| (key.block, delta)).collect()
 }
 

@@ -1,7 +1,9 @@
 //! The engine by itself: searches for ids and exact counts of the workload's mix, over a store on disk that is built
-//! once and kept. No database, no network, one thread. Told apart by kind of query; the slowest are named.
+//! once and kept, and over the same store with changes that no flush has brought into files. No database, no network, one
+//! thread. Told apart by kind of query; the slowest are named.
 
 mod build;
+mod overlay;
 
 use std::{
     collections::BTreeMap,
@@ -28,6 +30,8 @@ const NOW_US: i64 = 1_767_225_600_000_000;
 /// Each query is asked that often; its time is the shortest, which leaves out what other processes took.
 const ROUNDS: usize = 5;
 const SLOWEST: usize = 10;
+/// Unflushed ops over which everything is measured.
+const OVERLAYS: [usize; 3] = [0, 10_000, 1_000_000];
 
 #[derive(Debug, Clone)]
 pub(super) struct Options {
@@ -46,14 +50,28 @@ pub(super) fn run(options: &Options) -> Result<()> {
     };
     std::fs::create_dir_all(&folder)?;
     let start = Instant::now();
-    let state = build::state(workload, &folder)?;
+    let mut state = build::state(workload, &folder)?;
     say(format!("{} documents built or opened in {}", count(state.documents()), seconds(start.elapsed())));
     let schema = state.schema().clone();
     let queries: Vec<Query> = Queries::new(workload, &schema.index).take(options.queries).collect();
-    let pages = super::search::pages(&state, &queries, NOW_US)?;
-    measure("search", &pages, |request| Ok(engine::search(&state, request, NOW_US)?.ids.len() as u64))?;
-    let first: Vec<SearchRequest> = pages.into_iter().filter(|request| request.cursor.is_none()).collect();
-    measure("count", &first, |request| Ok(engine::count(&state, &CountRequest::of_search(request), NOW_US)?.count))
+    let mut overlay = overlay::Overlay::new(workload, &state)?;
+    for ops in OVERLAYS {
+        let start = Instant::now();
+        overlay.grow(&mut state, ops)?;
+        let unflushed = state.unflushed();
+        say(format!(
+            "{} unflushed ops, applied in {}: {} changed rows, {} MB",
+            count(ops as u64),
+            seconds(start.elapsed()),
+            count(unflushed.rows),
+            unflushed.bytes >> 20
+        ));
+        let pages = super::search::pages(&state, &queries, NOW_US)?;
+        measure("search", &pages, |request| Ok(engine::search(&state, request, NOW_US)?.ids.len() as u64))?;
+        let first: Vec<SearchRequest> = pages.into_iter().filter(|request| request.cursor.is_none()).collect();
+        measure("count", &first, |request| Ok(engine::count(&state, &CountRequest::of_search(request), NOW_US)?.count))?;
+    }
+    Ok(())
 }
 
 fn measure(what: &str, requests: &[SearchRequest], ask: impl Fn(&SearchRequest) -> Result<u64>) -> Result<()> {

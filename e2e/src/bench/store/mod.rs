@@ -5,13 +5,16 @@
 
 mod fan_out;
 pub(super) mod feed;
-mod ops;
+pub(super) mod ops;
 pub(super) mod rows;
 mod watch;
 
 use std::{
     path::Path,
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -288,15 +291,18 @@ impl Place<'_> {
         let search = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
         let start = Instant::now();
         // Made as they are sent, in a thread of their own: so many do not fit into memory.
-        let (sender, mut receiver) = tokio::sync::mpsc::channel::<Vec<wire::Op>>(50);
+        let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Vec<wire::Op>, i64)>(50);
+        // Changes come quicker than their clock would have it; queries keep to that clock, so that what is new shows.
+        let clock = AtomicI64::new(changes.now_us());
         let feeding = async {
             let mut pace = tokio::time::interval(Duration::from_millis(20));
             pace.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Burst);
             let mut sent = 0_u64;
-            while let Some(ops) = receiver.recv().await {
+            while let Some((ops, now_us)) = receiver.recv().await {
                 pace.tick().await;
                 sent += ops.len() as u64;
                 feeder.batch(ops).await?;
+                clock.store(now_us, Ordering::Relaxed);
             }
             anyhow::Ok((sent, start.elapsed()))
         };
@@ -307,7 +313,9 @@ impl Place<'_> {
                     break;
                 }
                 let asked = Instant::now();
-                search.search(query.request.clone()).await?;
+                let mut request = query.request.clone();
+                request.now_us = Some(clock.load(Ordering::Relaxed));
+                search.search(request).await?;
                 latencies.add(asked.elapsed());
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
@@ -318,7 +326,7 @@ impl Place<'_> {
                 for _ in 0..batches {
                     // An error of the sender is a feeder that failed, which tells its own.
                     let Ok(ops) = changes.batch(EACH) else { break };
-                    if sender.blocking_send(ops).is_err() {
+                    if sender.blocking_send((ops, changes.now_us())).is_err() {
                         break;
                     }
                 }

@@ -19,7 +19,7 @@ use crate::workload::{
 const RECENT: usize = 20_000;
 
 /// Endless; new posts with their images, publishing, tags, ratings and metrics in the shares of the workload.
-pub(super) struct Changes {
+pub(in crate::bench) struct Changes {
     schema: Arc<Schema>,
     generator: Generator,
     random: ChaCha8Rng,
@@ -35,7 +35,7 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    pub(super) fn new(schema: &Arc<Schema>, generator: Generator, seed: u64, now_us: i64) -> Result<Self> {
+    pub(in crate::bench) fn new(schema: &Arc<Schema>, generator: Generator, seed: u64, now_us: i64) -> Result<Self> {
         let source = |name: &str| schema.source(name).map(|(id, _)| id).with_context(|| format!("no source {name}"));
         let mut changes = Self {
             schema: Arc::clone(schema),
@@ -115,8 +115,13 @@ impl Changes {
         Ok(())
     }
 
+    /// The clock of the newest change.
+    pub(in crate::bench) fn now_us(&self) -> i64 {
+        self.now_us
+    }
+
     /// The next ops, as they go over the wire.
-    pub(super) fn batch(&mut self, ops: usize) -> Result<Vec<wire::Op>> {
+    pub(in crate::bench) fn batch(&mut self, ops: usize) -> Result<Vec<wire::Op>> {
         while self.pending.len() < ops {
             self.change()?;
         }

@@ -1,0 +1,79 @@
+//! Blocks that were worked out of what several layers say, kept until what they were made of changes. All that the
+//! process keeps is bounded: past that, blocks are worked out anew each time.
+
+use std::sync::{
+    Arc, OnceLock,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use super::sets::{Block, WORDS};
+
+/// Bytes that all kept blocks may take.
+const MOST: usize = 32 << 20;
+
+static HELD: AtomicUsize = AtomicUsize::new(0);
+
+/// Room for a block. A clone has the same block, until either is cleared.
+#[derive(Debug, Clone, Default)]
+pub struct Kept(OnceLock<Arc<Ids>>);
+
+#[derive(Debug)]
+enum Ids {
+    Few(Box<[u16]>),
+    Bits(Box<[u64; WORDS]>),
+}
+
+impl Kept {
+    pub const fn new() -> Self {
+        Self(OnceLock::new())
+    }
+
+    #[inline]
+    pub fn get(&self) -> Option<Block<'_>> {
+        self.0.get().map(|ids| ids.block())
+    }
+
+    /// Keeps a block where nothing is kept yet; `None` where there is no room.
+    pub fn keep(&self, block: Block<'_>) -> Option<Block<'_>> {
+        let bytes = bytes_of(block);
+        if HELD.fetch_add(bytes, Ordering::Relaxed) > MOST {
+            HELD.fetch_sub(bytes, Ordering::Relaxed);
+            return None;
+        }
+        let ids = Arc::new(match block {
+            Block::Empty => Ids::Few(Box::default()),
+            Block::Array(ids) => Ids::Few(ids.into()),
+            Block::Bits(words) => Ids::Bits(Box::new(*words)),
+        });
+        Some(self.0.get_or_init(|| ids).block())
+    }
+
+    pub fn clear(&mut self) {
+        self.0 = OnceLock::new();
+    }
+}
+
+fn bytes_of(block: Block<'_>) -> usize {
+    size_of::<Ids>()
+        + match block {
+            Block::Empty => 0,
+            Block::Array(ids) => size_of_val(ids),
+            Block::Bits(words) => size_of_val(words),
+        }
+}
+
+impl Ids {
+    #[inline]
+    fn block(&self) -> Block<'_> {
+        match self {
+            Self::Few(ids) => Block::of(ids),
+            Self::Bits(words) => Block::Bits(words),
+        }
+    }
+}
+
+impl Drop for Ids {
+    fn drop(&mut self) {
+        HELD.fetch_sub(bytes_of(self.block()), Ordering::Relaxed);
+    }
+}
