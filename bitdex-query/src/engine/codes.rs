@@ -13,8 +13,8 @@ use super::{
 use crate::{
     log::Result,
     segment::{
-        sets::Block,
         lanes::{LANE, LANES, LaneWords},
+        sets::Block,
         tops::BlockTops,
     },
     state::{CodeReader, ColumnView, Operand, State},

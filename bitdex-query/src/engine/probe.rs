@@ -130,6 +130,20 @@ fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>) -> Result
                 Some(block) => steps.push(Step::MustNot(block)),
                 None => steps.push(Step::Negative(n)),
             },
+            Node::Union(union) => {
+                let first = steps.len();
+                for operand in union.of_block(number) {
+                    match operand.plain_block(number)? {
+                        Some(Block::Empty) => {}
+                        Some(block) => steps.push(Step::MustNot(block)),
+                        None => {
+                            steps.truncate(first);
+                            steps.push(Step::Negative(n));
+                            break;
+                        }
+                    }
+                }
+            }
             _ => steps.push(Step::Negative(n)),
         }
     }

@@ -170,19 +170,15 @@ impl<'a> LaneCodes<'a> {
                 let bit = left & left.wrapping_neg();
                 left ^= bit;
                 let code = codes.next().copied().filter(|_| codeless & bit == 0);
-                each(n * 64 | bit.trailing_zeros() as u16, code);
+                each((n * 64) | bit.trailing_zeros() as u16, code);
             }
         }
     }
 
     /// As [`LaneCodes::each`], of those alone that are in `of` too.
-    pub fn each_of<E>(
-        self,
-        of: &LaneWords,
-        mut each: impl FnMut(u16, Option<u64>) -> Result<(), E>,
-    ) -> Result<(), E> {
-        for n in 0..WORDS {
-            let mut left = self.lane.said[n] & of[n];
+    pub fn each_of<E>(self, of: &LaneWords, mut each: impl FnMut(u16, Option<u64>) -> Result<(), E>) -> Result<(), E> {
+        for (n, of) in of.iter().enumerate() {
+            let mut left = self.lane.said[n] & of;
             while left != 0 {
                 let bit = left & left.wrapping_neg();
                 left ^= bit;

@@ -7,8 +7,8 @@ pub mod columns;
 pub mod documents;
 pub mod kept;
 mod keys;
-pub mod overridden;
 pub mod lanes;
+pub mod overridden;
 mod parts;
 pub mod postings;
 #[allow(clippy::module_inception)]

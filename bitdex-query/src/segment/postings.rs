@@ -326,6 +326,9 @@ impl Current {
     }
 }
 
+/// Of one term, by the order of its blocks.
+type KeptBlocks = Box<[Kept]>;
+
 #[derive(Debug)]
 pub struct Postings {
     section: Section,
@@ -342,7 +345,7 @@ pub struct Postings {
     directories: Part,
     arrays: Part,
     /// By position of the term; see [`Postings::kept`].
-    kept: OnceLock<Box<[OnceLock<Box<[Kept]>>]>>,
+    kept: OnceLock<Box<[OnceLock<KeptBlocks>]>>,
 }
 
 impl Postings {
@@ -362,8 +365,22 @@ impl Postings {
             return Err(section.damaged(0, "its parts have other lengths than its number of terms says"));
         }
         let kept = OnceLock::new();
-        let all =
-            Self { section, ty, meta, values, keys, bits, offsets, texts, starts, forms, few, directories, arrays, kept };
+        let all = Self {
+            section,
+            ty,
+            meta,
+            values,
+            keys,
+            bits,
+            offsets,
+            texts,
+            starts,
+            forms,
+            few,
+            directories,
+            arrays,
+            kept,
+        };
         Ok(Some(all))
     }
 

@@ -15,7 +15,8 @@ use crate::{
 #[test]
 fn every_id_is_found_where_it_stands_and_no_other_is() {
     let mut rng = seeded();
-    for (count, codeless) in [(0, 0.5), (1, 0.0), (1, 1.0), (5, 0.5), (3_000, 0.0), (3_000, 0.3), (40_000, 0.9), (65_536, 0.1)]
+    for (count, codeless) in
+        [(0, 0.5), (1, 0.0), (1, 1.0), (5, 0.5), (3_000, 0.0), (3_000, 0.3), (40_000, 0.9), (65_536, 0.1)]
     {
         let ids: BTreeMap<u16, Option<u64>> = sample(&mut rng, 65_536, count)
             .into_iter()

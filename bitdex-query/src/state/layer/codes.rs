@@ -202,7 +202,8 @@ mod tests {
                 clones.push((codes.clone(), model.clone()));
             }
             for (codes, model) in clones {
-                let ask: Vec<u32> = model.keys().copied().chain((0..500).map(|_| rng.random_range(0..600_000))).collect();
+                let ask: Vec<u32> =
+                    model.keys().copied().chain((0..500).map(|_| rng.random_range(0..600_000))).collect();
                 check(&codes, &model, ask.into_iter());
             }
         }

@@ -110,7 +110,9 @@ impl<'s> ColumnView<'s> {
     /// What layers above the base say of a block, the newest first.
     fn above(&self, block: u16) -> Result<Above<'s>> {
         let mut above = Above::new();
-        above.extend([self.active, self.frozen].into_iter().flatten().filter_map(|layer| layer.block(block)).map(Said::Layer));
+        above.extend(
+            [self.active, self.frozen].into_iter().flatten().filter_map(|layer| layer.block(block)).map(Said::Layer),
+        );
         if let Some(checkpoint) = self.checkpoint
             && let Some((ids, codes)) = checkpoint.overridden(block)?
         {

@@ -69,7 +69,11 @@ pub(super) fn run(options: &Options) -> Result<()> {
         let pages = super::search::pages(&state, &queries, NOW_US)?;
         measure("search", &pages, |request| Ok(engine::search(&state, request, NOW_US)?.ids.len() as u64))?;
         let first: Vec<SearchRequest> = pages.into_iter().filter(|request| request.cursor.is_none()).collect();
-        measure("count", &first, |request| Ok(engine::count(&state, &CountRequest::of_search(request), NOW_US)?.count))?;
+        measure(
+            "count",
+            &first,
+            |request| Ok(engine::count(&state, &CountRequest::of_search(request), NOW_US)?.count),
+        )?;
     }
     Ok(())
 }
