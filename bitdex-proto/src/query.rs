@@ -8,6 +8,7 @@
 //! Text is read against the schema, so what comes from outside is first a request of [`FilterForm`]s and
 //! [`SortForm`]s, which `resolve` turns into one of [`Filter`]s and [`Sort`]s.
 
+mod explain;
 mod facet;
 mod filter;
 mod form;
@@ -17,6 +18,7 @@ use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use bytes::Bytes;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+pub use explain::ExplainRequest;
 pub use facet::{Facet, FacetRequest, MAX_FACETS};
 pub use filter::{Comparator, Filter};
 pub use form::{FilterForm, SortForm};

@@ -103,6 +103,11 @@ impl Client {
         self.call(request.into(), |mut client, request| async move { client.facet(request).await }).await
     }
 
+    /// How a search or a count is answered, and what that takes.
+    pub async fn explain(&self, request: impl Into<wire::ExplainRequest>) -> Result<wire::ExplainResponse> {
+        self.call(request.into(), |mut client, request| async move { client.explain(request).await }).await
+    }
+
     pub async fn describe(&self, index: impl Into<String>) -> Result<wire::DescribeResponse> {
         let request = wire::DescribeRequest { index: index.into() };
         self.call(request, |mut client, request| async move { client.describe(request).await }).await

@@ -99,6 +99,14 @@ impl Filter {
         })
     }
 
+    /// What all has to be true for it to be true.
+    pub fn conjuncts(&self) -> Vec<&Self> {
+        match self {
+            Self::And(filters) => filters.iter().flat_map(Self::conjuncts).collect(),
+            filter => vec![filter],
+        }
+    }
+
     /// Tests and values: what it costs to look at all of it.
     pub(crate) fn size(&self) -> usize {
         match self {

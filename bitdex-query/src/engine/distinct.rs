@@ -15,9 +15,8 @@ use bitdex_proto::{
 
 use super::{
     filter::{Node, Test},
-    matcher,
     order::{self, After, Order},
-    page, watch,
+    watch,
 };
 use crate::{segment::value::decode, state::State};
 
@@ -41,18 +40,16 @@ pub(super) fn resolve(name: &str, schema: &Schema) -> Result<FieldId> {
 }
 
 /// The first `want` rows behind `after`, less those that are not the first of their value. Rows without a value stay.
+/// `rows`: of a filter, the first behind a row, at most so many.
 pub(super) fn distinct(
     state: &State,
     filter: &Node,
-    now_us: Option<i64>,
     order: &Order,
     after: Option<&After>,
     want: usize,
     field: FieldId,
+    rows: impl Fn(&Node, Option<&After>, usize) -> Result<Vec<u32>>,
 ) -> Result<Vec<u32>> {
-    let rows = |filter: &Node, after: Option<&After>, want: usize| {
-        page(state, &mut matcher(state, filter, now_us)?, order, after, want, None)
-    };
     if field == KEY_FIELD {
         return rows(filter, after, want);
     }

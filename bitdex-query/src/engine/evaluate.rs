@@ -1,6 +1,6 @@
 //! Operands → the ids of one block.
 
-use std::cell::Cell;
+use std::{cell::Cell, rc::Rc};
 
 use smallvec::SmallVec;
 
@@ -8,6 +8,7 @@ use super::{
     codes::{ColumnTest, Share},
     fused::{DENSE, Fused},
     set::{Set, each_id},
+    trace::{StepId, Trace},
     tree::{And, Child, Node, Union},
     watch,
 };
@@ -140,6 +141,11 @@ impl And<'_> {
                     Some(block) => set.and(block),
                     None => positives.push(&child.node),
                 },
+                Node::Named(named) => match named.plain_block(number, pool)? {
+                    Some(Block::Bits(words)) => fused.must(words),
+                    Some(block) => set.and(block),
+                    None => positives.push(&child.node),
+                },
                 Node::Union(union) => match union.words(number)? {
                     Some(group) if group.is_empty() => set.clear(),
                     Some(group) => fused.must_any(&group),
@@ -258,6 +264,7 @@ impl Node<'_> {
                 }
                 Ok(())
             }
+            Self::Named(named) => named.with_block(number, pool, |block| set.or(block)),
             Self::And(and) => {
                 let mut own = pool.set();
                 and.evaluate(number, &mut own, pool)?;
@@ -270,7 +277,7 @@ impl Node<'_> {
     }
 
     /// Keeps of the set what it holds.
-    fn restrict(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+    pub(super) fn restrict(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         match self {
             Self::Nothing => {
                 set.clear();
@@ -286,6 +293,7 @@ impl Node<'_> {
                 }
                 Ok(())
             }
+            Self::Named(named) => named.with_block(number, pool, |block| set.and(block)),
             Self::And(and) => {
                 for child in &and.positives {
                     child.node.restrict(number, set, pool)?;
@@ -303,7 +311,7 @@ impl Node<'_> {
     }
 
     /// Takes what it holds out of the set.
-    fn exclude(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+    pub(super) fn exclude(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         match self {
             Self::Nothing => Ok(()),
             Self::Term(operand) => combine(operand, number, With::Not, set, pool),
@@ -317,6 +325,7 @@ impl Node<'_> {
                 }
                 Ok(())
             }
+            Self::Named(named) => named.with_block(number, pool, |block| set.and_not(block)),
             Self::Or(children) => children.iter().try_for_each(|child| child.node.exclude(number, set, pool)),
             Self::And(_) | Self::Keys(_) => {
                 let mut own = pool.set();
@@ -346,6 +355,7 @@ impl Node<'_> {
                 Ok(keys.get(at).is_some_and(|key| key.0 <= id))
             }
             Self::Stored(blocks) => Ok(stored(blocks, block_of(id)).is_some_and(|set| set.contains(within_block(id)))),
+            Self::Named(named) => named.contains(id),
             Self::And(and) => and.contains(id),
             Self::Or(children) => {
                 for child in children {
@@ -377,6 +387,7 @@ impl Node<'_> {
             }
             Self::Keys(keys) => all.iter().copied().filter(|number| !overlap(keys, *number).is_empty()).collect(),
             Self::Stored(blocks) => blocks.iter().map(|(number, _)| *number).collect(),
+            Self::Named(_) => all.to_vec(),
             Self::And(and) => and.blocks(all)?,
             Self::Or(children) => merged(children.iter().map(|child| child.node.blocks(all)))?,
         })
@@ -462,11 +473,16 @@ pub(super) struct Matcher<'s> {
     /// The clock at which they are hidden; `None`: nothing is.
     pub(super) now_us: Option<i64>,
     pub(super) pool: Pool,
+    /// Where it is told what happens, and the step of what is hidden.
+    pub(super) trace: Option<(Rc<Trace>, StepId)>,
 }
 
 impl Drop for Matcher<'_> {
     fn drop(&mut self) {
         std::mem::take(&mut self.pool).leave();
+        if let Some((trace, _)) = &self.trace {
+            trace.end();
+        }
     }
 }
 
@@ -474,7 +490,10 @@ impl Matcher<'_> {
     /// The ids of a block that pass the filter; some may be hidden.
     pub(super) fn evaluate(&mut self, number: u16, set: &mut Set) -> Result<()> {
         watch::block()?;
-        self.root.evaluate(number, set, &mut self.pool)?;
+        match &self.trace {
+            None => self.root.evaluate(number, set, &mut self.pool)?,
+            Some((trace, _)) => trace.block(&self.root, number, set, &mut self.pool, None)?,
+        }
         set.narrow();
         Ok(())
     }
@@ -482,11 +501,15 @@ impl Matcher<'_> {
     /// As [`Matcher::evaluate`], of those ids alone that `keep` lets through. It is asked where few ids are at stake.
     pub(super) fn evaluate_some(&mut self, number: u16, set: &mut Set, keep: impl Fn(u16) -> bool) -> Result<()> {
         watch::block()?;
-        self.root.begin(number, set, &mut self.pool)?;
-        if set.is_sparse() {
-            set.keep(keep);
+        if let Some((trace, _)) = &self.trace {
+            trace.block(&self.root, number, set, &mut self.pool, Some(&keep))?;
+        } else {
+            self.root.begin(number, set, &mut self.pool)?;
+            if set.is_sparse() {
+                set.keep(keep);
+            }
+            self.root.finish(number, set, &mut self.pool)?;
         }
-        self.root.finish(number, set, &mut self.pool)?;
         set.narrow();
         Ok(())
     }
@@ -494,20 +517,24 @@ impl Matcher<'_> {
     /// Without those that are hidden.
     pub(super) fn evaluate_shown(&mut self, number: u16, set: &mut Set) -> Result<()> {
         watch::block()?;
-        self.root.evaluate(number, set, &mut self.pool)?;
-        match &self.hidden {
-            Some(hidden) if !set.is_empty() => hidden.exclude(number, set, &mut self.pool),
+        match &self.trace {
+            None => self.root.evaluate(number, set, &mut self.pool)?,
+            Some((trace, _)) => trace.block(&self.root, number, set, &mut self.pool, None)?,
+        }
+        match (&self.hidden, &self.trace) {
+            (Some(hidden), None) if !set.is_empty() => hidden.exclude(number, set, &mut self.pool),
+            (Some(hidden), Some((trace, step))) if !set.is_empty() => {
+                trace.timed(*step, set, |set| hidden.exclude(number, set, &mut self.pool))
+            }
             _ => Ok(()),
         }
     }
 
-    pub(super) fn is_hidden(&self, id: u32) -> Result<bool> {
-        let Some(hidden) = &self.hidden else { return Ok(false) };
-        hidden.contains(id)
-    }
-
     pub(super) fn contains(&self, id: u32) -> Result<bool> {
-        self.root.contains(id)
+        match &self.trace {
+            None => self.root.contains(id),
+            Some((trace, _)) => trace.contains(&self.root, id),
+        }
     }
 
     pub(super) fn count(&mut self, blocks: &[u16]) -> Result<u64> {

@@ -19,7 +19,7 @@ use bitdex_proto::{
 };
 
 use super::{
-    check_index,
+    How, check_index,
     evaluate::{Matcher, block_of, id_of, within_block},
     filter, matcher,
     set::{Set, each_id},
@@ -101,7 +101,7 @@ pub(super) fn facet_by(state: &State, request: &FacetRequest, now_us: i64, way: 
     let fields = fields.collect::<Result<Vec<_>>>()?;
     let now_us = request.now_us.unwrap_or(now_us);
     let filter = filter::bind(request.filter.as_ref(), schema, Some(now_us))?;
-    let mut matcher = matcher(state, &filter, (!request.include_pending).then_some(now_us))?;
+    let mut matcher = matcher(state, &filter, (!request.include_pending).then_some(now_us), How::default())?;
     let blocks = matcher.root.blocks(&state.blocks())?;
     let matches = Matches::new(state, &mut matcher, &blocks)?;
     let facets = fields.into_iter().map(|(field, limit)| Ok(matches.facet(field, limit, way)?));

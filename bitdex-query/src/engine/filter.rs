@@ -38,6 +38,36 @@ pub(crate) fn bind(filter: Option<&Filter>, schema: &Schema, now_us: Option<i64>
     Binder { schema, now_us }.bind(filter)
 }
 
+/// Binds filters of which all have to be true, without relative times; answers what all has to be true.
+pub(crate) fn bind_all<'f>(filters: impl Iterator<Item = &'f Filter>, schema: &Schema) -> Result<Vec<Node>> {
+    let binder = Binder { schema, now_us: None };
+    let nodes = filters.map(|filter| binder.bind(filter)).collect::<Result<_>>()?;
+    Ok(match binder.and(nodes) {
+        Node::And(nodes) => nodes,
+        node => vec![node],
+    })
+}
+
+/// Whether a test that passes makes another one pass. False where that is hard to tell.
+pub(crate) fn implies(node: &Node, other: &Node) -> bool {
+    match (node, other) {
+        (Node::Not(node), Node::Not(other)) => implies(other, node),
+        (Node::Leaf(field, test), Node::Leaf(of, other)) if field == of => match (test, other) {
+            (Test::AnyOf(values), Test::AnyOf(others)) => {
+                values.iter().all(|value| others.binary_search(value).is_ok())
+            }
+            (Test::AnyOf(values), Test::Range(bounds)) => values.iter().all(|value| bounds.contains(value)),
+            (Test::Range(range), Test::Range(bounds)) => {
+                let mut both = range.clone();
+                tighten(&mut both, bounds.clone());
+                both == *range
+            }
+            (test, other) => test == other,
+        },
+        (node, other) => node == other,
+    }
+}
+
 struct Binder<'s> {
     schema: &'s Schema,
     now_us: Option<i64>,
@@ -49,7 +79,10 @@ impl Binder<'_> {
         Ok(match filter {
             Filter::And(filters) => self.and(list(filters)?),
             Filter::Or(filters) => one_or(list(filters)?, Node::Or),
-            Filter::Not(filter) => negate(self.bind(filter)?),
+            Filter::Not(filter) => match negate(self.bind(filter)?) {
+                Node::And(nodes) => self.and(nodes),
+                node => node,
+            },
             Filter::Compare { field, comparator, value } => {
                 let (id, field) = self.field(field)?;
                 let value = self.value(field, value)?;
@@ -138,6 +171,7 @@ fn one_or(mut nodes: Vec<Node>, joined: fn(Vec<Node>) -> Node) -> Node {
 fn negate(node: Node) -> Node {
     match node {
         Node::Not(inner) => *inner,
+        Node::Or(nodes) => Node::And(nodes.into_iter().map(negate).collect()),
         node => Node::Not(Box::new(node)),
     }
 }

@@ -6,7 +6,7 @@ use std::cmp::Reverse;
 use super::{
     best::Best,
     evaluate::{Matcher, block_of, id_of, within_block},
-    hidden::Shown,
+    hidden::{Hidden, Shown},
     order::{After, Sorter},
     set::{Set, each_id},
     watch,
@@ -23,34 +23,62 @@ use crate::{
 /// Of so many ids of a block all codes are read.
 const FEW: u32 = 256;
 
-/// `shown`: of the codes of the first key.
-pub(super) fn gather(
-    matcher: &mut Matcher<'_>,
-    sorter: &Sorter<'_>,
-    shown: &Shown,
-    blocks: &[u16],
-    after: Option<&After>,
-    want: usize,
-) -> Result<Vec<u32>> {
+/// Outliers of a block that are tested one by one, where no other id of it is at stake.
+const EACH: usize = 8;
+
+/// What to gather. `range`: the codes of the first key that pass; then the filter of the matcher does not test them
+/// again. `shown`: of the codes of the first key.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Gather<'q, 's> {
+    pub(super) sorter: &'q Sorter<'s>,
+    pub(super) range: Option<(u64, u64)>,
+    pub(super) shown: &'q Shown,
+    pub(super) blocks: &'q [u16],
+    pub(super) after: Option<&'q After>,
+    pub(super) want: usize,
+}
+
+/// The codes that pass.
+#[derive(Debug, Clone, Copy)]
+struct Codes {
+    first: u64,
+    last: u64,
+    /// Whether a missing one does.
+    missing: bool,
+}
+
+impl Codes {
+    #[inline]
+    fn pass(&self, code: Option<u64>) -> bool {
+        code.map_or(self.missing, |code| self.first <= code && code <= self.last)
+    }
+}
+
+pub(super) fn gather<'s>(matcher: &mut Matcher<'s>, gather: Gather<'_, 's>) -> Result<Vec<u32>> {
+    let Gather { sorter, range, shown, blocks, after, want } = gather;
     let mut best = Best::new(sorter, after, want);
     match sorter.first() {
         Some(column) => {
+            let (first, last) = range.unwrap_or((0, u64::MAX));
+            let codes = Codes { first, last, missing: range.is_none() };
             for id in &shown.spared {
-                if matcher.contains(*id)? {
-                    best.push(column.get(*id)?, *id, || Ok(true))?;
+                let code = column.get(*id)?;
+                if codes.pass(code) && matcher.contains(*id)? {
+                    best.push(code, *id, || Ok(true))?;
                 }
             }
-            by_column(matcher, column, shown.most, sorter.first_descends(), blocks, &mut best)?;
+            let codes = Codes { last: last.min(shown.most), ..codes };
+            by_column(matcher, column, codes, sorter.first_descends(), blocks, &mut best)?;
         }
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
     }
     Ok(best.finish())
 }
 
-fn by_column(
-    matcher: &mut Matcher<'_>,
-    column: ColumnView<'_>,
-    cap: u64,
+fn by_column<'s>(
+    matcher: &mut Matcher<'s>,
+    column: ColumnView<'s>,
+    passing: Codes,
     descending: bool,
     blocks: &[u16],
     best: &mut Best<'_, '_>,
@@ -59,12 +87,13 @@ fn by_column(
     let mut visits = Vec::with_capacity(blocks.len());
     for number in blocks {
         let bounds = column.inner_bounds(*number)?;
-        let code = (bounds.count > 0).then_some(if descending { bounds.max.min(cap) } else { bounds.min });
+        let code = (bounds.count > 0).then_some(if descending { bounds.max.min(passing.last) } else { bounds.min });
         let turned = code.map_or((true, 0), |code| (false, if descending { !code } else { code }));
         visits.push((turned, Reverse(*number), code));
     }
     visits.sort_unstable();
     let mut set = matcher.pool.set();
+    let mut hidden = Hidden::default();
     let mut visited = 0;
     for (_, Reverse(number), code) in &visits {
         if best.is_beyond(*code) {
@@ -72,6 +101,14 @@ fn by_column(
         }
         visited += 1;
         let codes = column.reader(*number)?;
+        let tops = column.tops(*number)?.filter(|_| descending);
+        if let Some(tops) = &tops
+            && code.is_some_and(|code| code < passing.first)
+            && !passing.missing
+            && each_outlier(matcher, &mut hidden, (*number, &codes, tops), passing, best)?
+        {
+            continue;
+        }
         if best.is_full() {
             let (first, last, missing) = best.codes();
             let may_enter = |code: u64| first <= code && code <= last;
@@ -82,15 +119,15 @@ fn by_column(
         if set.is_empty() {
             continue;
         }
-        if let (Some(tops), true) = (column.tops(*number)?, descending && set.len() > FEW) {
-            by_lanes(matcher, (*number, &codes, &tops), cap, &set, best)?;
+        if let (Some(tops), true) = (tops, set.len() > FEW) {
+            by_lanes(matcher, &mut hidden, (*number, &codes, &tops), passing, &set, best)?;
             continue;
         }
         each_id(set.as_block(), descending, |within| {
             let code = codes.get(within);
-            if code.is_none_or(|code| code <= cap) {
+            if passing.pass(code) {
                 let id = id_of(*number, within);
-                best.push(code, id, || Ok(!matcher.is_hidden(id)?))?;
+                best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
             }
             Ok(true)
         })?;
@@ -101,50 +138,75 @@ fn by_column(
     if descending && !left.is_empty() {
         let mut left: Vec<u16> = left.iter().map(|(_, Reverse(number), _)| *number).collect();
         left.sort_unstable();
-        outliers(matcher, column, cap, &left, best)?;
+        outliers(matcher, &mut hidden, column, passing, &left, best)?;
     }
     Ok(())
 }
 
+/// A block of which only outliers, and what layers say, may have passing codes. False where these are too many to be
+/// tested one by one; nothing is done then.
+fn each_outlier<'s>(
+    matcher: &Matcher<'s>,
+    hidden: &mut Hidden<'s>,
+    (number, codes, tops): (u16, &CodeReader<'_>, &BlockTops<'_>),
+    passing: Codes,
+    best: &mut Best<'_, '_>,
+) -> Result<bool> {
+    let some = tops.outliers.iter().filter(|outlier| passing.pass(Some(outlier.code)));
+    if !codes.is_plain() || some.clone().nth(EACH).is_some() {
+        return Ok(false);
+    }
+    for Outlier { code, id } in some {
+        if block_of(*id) == number && matcher.contains(*id)? {
+            best.push(Some(*code), *id, || Ok(!hidden.contains(matcher, *id)?))?;
+        }
+    }
+    best.tighten();
+    Ok(true)
+}
+
 /// The ids of a block whose codes follow them: from the last lane to the first, without those that cannot hold any of
 /// the first rows.
-fn by_lanes(
-    matcher: &Matcher<'_>,
+fn by_lanes<'s>(
+    matcher: &Matcher<'s>,
+    hidden: &mut Hidden<'s>,
     (number, codes, tops): (u16, &CodeReader<'_>, &BlockTops<'_>),
-    cap: u64,
+    passing: Codes,
     set: &Set,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    let push = |best: &mut Best<'_, '_>, code: Option<u64>, within: u16| {
+    let mut push = |best: &mut Best<'_, '_>, code: Option<u64>, within: u16| {
         let id = id_of(number, within);
-        best.push(code, id, || Ok(!matcher.is_hidden(id)?))
+        best.push(code, id, || Ok(!hidden.contains(matcher, id)?))
     };
     for outlier in tops.outliers {
         let within = within_block(outlier.id);
-        if outlier.code <= cap && set.contains(within) && !codes.is_overridden(within) {
+        if passing.pass(Some(outlier.code)) && set.contains(within) && !codes.is_overridden(within) {
             push(best, Some(outlier.code), within)?;
         }
     }
     for n in (0..LANES).rev() {
         for lane in codes.lanes(n) {
-            if !best.is_beyond(lane.bounds().map(|(_, most)| most.min(cap))) {
-                lane.each_of(&set.lane(n), |within, code| match code {
-                    Some(code) if code > cap => Ok(()),
-                    code => push(best, code, within),
+            if !best.is_beyond(lane.bounds().map(|(_, most)| most.min(passing.last))) {
+                lane.each_of(&set.lane(n), |within, code| match passing.pass(code) {
+                    true => push(best, code, within),
+                    false => Ok(()),
                 })?;
             }
         }
     }
-    let most = tops.limit.min(cap);
+    let inner = Codes { last: tops.limit.min(passing.last), ..passing };
     for (n, lane) in tops.lanes.iter().enumerate().rev() {
         // A lane without codes may have ids without them.
-        if best.is_beyond((lane.min <= lane.limit).then_some(lane.limit.min(cap))) {
+        if best.is_beyond((lane.min <= lane.limit).then_some(lane.limit.min(passing.last)))
+            || !passing.missing && (lane.limit < passing.first || lane.min > passing.last)
+        {
             continue;
         }
         let first = (n * LANE) as u16;
         set.each_within(first, first + (LANE as u16 - 1), |within| {
             let code = codes.base_code(within);
-            if code.is_none_or(|code| code <= most) && !codes.is_overridden(within) {
+            if inner.pass(code) && !codes.is_overridden(within) {
                 push(best, code, within)?;
             }
             Ok(())
@@ -155,22 +217,23 @@ fn by_lanes(
 }
 
 /// The outliers of blocks that were not visited, `left`, which ascend.
-fn outliers(
-    matcher: &mut Matcher<'_>,
+fn outliers<'s>(
+    matcher: &Matcher<'s>,
+    hidden: &mut Hidden<'s>,
     column: ColumnView<'_>,
-    cap: u64,
+    passing: Codes,
     left: &[u16],
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
     for outliers in column.outliers()? {
-        let from = outliers.partition_point(|outlier| outlier.code > cap);
+        let from = outliers.partition_point(|outlier| outlier.code > passing.last);
         for Outlier { code, id } in outliers.get(from..).unwrap_or_default() {
-            if best.is_beyond(Some(*code)) {
+            if best.is_beyond(Some(*code)) || *code < passing.first {
                 break;
             }
             watch::step()?;
             if left.binary_search(&block_of(*id)).is_ok() && column.get(*id)? == Some(*code) && matcher.contains(*id)? {
-                best.push(Some(*code), *id, || Ok(!matcher.is_hidden(*id)?))?;
+                best.push(Some(*code), *id, || Ok(!hidden.contains(matcher, *id)?))?;
             }
         }
         best.tighten();
@@ -188,6 +251,7 @@ fn by_id(
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
     let mut set = matcher.pool.set();
+    let mut hidden = Hidden::default();
     let mut left = want;
     let behind = |id: u32| after.is_none_or(|after| if descending { id < after.id() } else { id > after.id() });
     let mut visit = |number: u16| -> Result<bool> {
@@ -198,7 +262,7 @@ fn by_id(
         matcher.evaluate(number, &mut set)?;
         each_id(set.as_block(), descending, |within| {
             let id = id_of(number, within);
-            if left > 0 && behind(id) && !matcher.is_hidden(id)? {
+            if left > 0 && behind(id) && !hidden.contains(matcher, id)? {
                 best.push(Some(id.into()), id, || Ok(true))?;
                 left -= 1;
             }

@@ -3,7 +3,38 @@
 use bitdex_proto::{schema::FieldId, value::Value};
 use smallvec::SmallVec;
 
-use crate::{log::Result, segment::value::ValueRef, state::State};
+use super::evaluate::{Matcher, block_of, within_block};
+use crate::{
+    log::Result,
+    segment::value::ValueRef,
+    state::{CodeReader, State},
+};
+
+/// Looks at what is hidden of many ids: where a block's codes lie is sought once.
+#[derive(Debug, Default)]
+pub(super) struct Hidden<'s>(Vec<Option<CodeReader<'s>>>);
+
+impl<'s> Hidden<'s> {
+    pub(super) fn contains(&mut self, matcher: &Matcher<'s>, id: u32) -> Result<bool> {
+        let Some(hidden) = &matcher.hidden else { return Ok(false) };
+        let number = block_of(id);
+        let at = usize::from(number);
+        if at >= self.0.len() {
+            self.0.resize_with(at + 1, || None);
+        }
+        let Some(place) = self.0.get_mut(at) else { return Ok(false) };
+        let codes = match place {
+            Some(codes) => codes,
+            None => place.insert(hidden.column.reader(number)?),
+        };
+        let code = codes.get(within_block(id));
+        let is_hidden = || code.map_or(Ok(false), |code| hidden.passes(code, id));
+        match &matcher.trace {
+            None => is_hidden(),
+            Some((trace, step)) => trace.passes(*step, || Ok(!is_hidden()?)).map(|passes| !passes),
+        }
+    }
+}
 
 /// What of a field's codes shows.
 #[derive(Debug, Clone)]

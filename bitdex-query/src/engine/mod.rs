@@ -4,31 +4,38 @@
 //! pass it are made from the blocks of its operands, where they lie ([`evaluate`], [`codes`]), or single ids are tested
 //! ([`probe`]). A page is taken in the total order of [`order`], by one of several plans ([`plan`]) that give the same
 //! rows: [`walk`], which gives up where it takes longer than was thought, or [`gather`]. Where the field that is sorted by
-//! or tested tells what is [`hidden`], that is not looked at for itself.
+//! or tested tells what is [`hidden`], that is not looked at for itself. [`explain`] tells what a query did, which it
+//! writes into a [`trace`].
 
 mod best;
 mod codes;
 mod distinct;
 mod evaluate;
+mod explain;
 mod facets;
 mod filter;
 mod fused;
 mod gather;
 mod hidden;
+mod named;
 mod order;
 mod plan;
 mod probe;
 mod set;
 #[cfg(test)]
 mod tests;
+mod trace;
 mod tree;
 mod walk;
 mod watch;
 
+pub use explain::{Considered, Explained, ExplainedRun, ExplainedStep, explain};
 pub use facets::{FacetValues, Facets, facet};
+pub(crate) use named::NamedFilters;
+pub use plan::Plan;
 pub use watch::{Stopped, Watch, watched};
 
-use std::ops::Bound;
+use std::{ops::Bound, rc::Rc};
 
 use bitdex_proto::{
     Error, Result,
@@ -43,9 +50,11 @@ use smallvec::SmallVec;
 use self::{
     evaluate::{Matcher, Pool},
     filter::Test,
+    gather::Gather,
     hidden::Shown,
     order::{After, Order, Sorter},
-    plan::{Estimates, Plan},
+    plan::Estimates,
+    trace::Trace,
     tree::Resolver,
     walk::Walk,
 };
@@ -83,14 +92,26 @@ pub struct Documents {
     pub rows: Vec<Vec<FieldValue>>,
 }
 
+/// How a query is run.
+#[derive(Debug, Clone, Copy, Default)]
+struct How<'t> {
+    /// `None`: by the plan that is thought to be the cheapest.
+    plan: Option<Plan>,
+    trace: Option<&'t Rc<Trace>>,
+}
+
 /// One page of the matches. The clock is the cursor's (that of the first page), else the request's own, else `now_us`
 /// (microseconds since 1970 UTC).
 pub fn search(state: &State, request: &SearchRequest, now_us: i64) -> Result<Page> {
-    search_by(state, request, now_us, None)
+    search_how(state, request, now_us, How::default())
 }
 
-/// By the given plan, or by the one that is thought to be the cheapest.
-fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<Plan>) -> Result<Page> {
+/// As [`search`], by a given plan, whatever it costs.
+pub fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Plan) -> Result<Page> {
+    search_how(state, request, now_us, How { plan: Some(plan), trace: None })
+}
+
+fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>) -> Result<Page> {
     let schema = state.schema();
     check_index(schema, &request.index)?;
     request.validate()?;
@@ -104,17 +125,22 @@ fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<P
     let filter = filter::bind(request.filter.as_ref(), schema, Some(now_us))?;
     let shown_at = (!request.include_pending).then_some(now_us);
     let count = match (request.count, request.count_up_to) {
-        (true, _) => Some(count_matches(state, &filter, shown_at, None)?),
-        (false, Some(up_to)) => Some(count_matches(state, &filter, shown_at, Some(up_to))?),
+        (true, _) => Some(count_matches(state, &filter, shown_at, None, how)?),
+        (false, Some(up_to)) => Some(count_matches(state, &filter, shown_at, Some(up_to), how)?),
         (false, None) => None,
     };
     let limit = request.limit as usize;
     // One more than asked for tells whether another page follows.
     let mut ids = match distinct {
-        Some(field) => distinct::distinct(state, &filter, shown_at, &order, after.as_ref(), limit + 1, field)?,
+        Some(field) => {
+            let rows = |filter: &filter::Node, after: Option<&After>, want: usize| {
+                page(state, &mut matcher(state, filter, shown_at, how)?, &order, after, want, how)
+            };
+            distinct::distinct(state, &filter, &order, after.as_ref(), limit + 1, field, rows)?
+        }
         None => {
-            let mut matcher = matcher(state, &filter, shown_at)?;
-            page(state, &mut matcher, &order, after.as_ref(), limit + 1, plan)?
+            let mut matcher = matcher(state, &filter, shown_at, how)?;
+            page(state, &mut matcher, &order, after.as_ref(), limit + 1, how)?
         }
     };
     let more = ids.len() > limit;
@@ -147,8 +173,11 @@ fn search_by(state: &State, request: &SearchRequest, now_us: i64, plan: Option<P
 }
 
 /// A filter, and what is hidden at a clock; `None`: nothing is hidden.
-fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>) -> Result<Matcher<'s>> {
-    let resolver = Resolver::new(state);
+fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>, how: How<'_>) -> Result<Matcher<'s>> {
+    if let Some(trace) = how.trace {
+        trace.begin();
+    }
+    let resolver = Resolver::new(state, how.trace.map(|trace| &**trace));
     let mut root = resolver.root(filter)?;
     let mut hidden = match (state.schema().visible_at, now_us) {
         (Some(field), Some(now_us)) => {
@@ -168,10 +197,23 @@ fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>) -> 
                 && root.cap(field, shown.most)
             {
                 hidden = None;
+                if let Some(trace) = how.trace {
+                    let name = &state.schema().fields[field].name;
+                    trace.run(|run| run.hidden = Some(format!("the filter's test of {name} keeps them out")));
+                }
             }
         }
     }
-    Ok(Matcher { root, hidden, now_us, pool: Pool::of_thread() })
+    let trace = how.trace.map(|trace| {
+        trace.resolved(&root);
+        let Some(hidden) = &hidden else { return (Rc::clone(trace), 0) };
+        let test = trace::told(state.schema(), hidden.field, &hidden.test);
+        trace.run(|run| run.hidden = Some(format!("tested by themselves: {test}")));
+        let step = trace.step(test, "codes", hidden.estimate().unwrap_or_default(), Vec::new());
+        trace.exclusion(step);
+        (Rc::clone(trace), step)
+    });
+    Ok(Matcher { root, hidden, now_us, pool: Pool::of_thread(), trace })
 }
 
 /// The first `want` rows behind `after`.
@@ -181,11 +223,15 @@ fn page<'s>(
     order: &Order,
     after: Option<&After>,
     want: usize,
-    plan: Option<Plan>,
+    how: How<'_>,
 ) -> Result<Vec<u32>> {
     let sorter = Sorter::new(state, order)?;
     let all = state.blocks();
     let blocks = matcher.root.blocks(&all)?;
+    if let Some(trace) = how.trace {
+        trace.run(|run| run.plan = "page: nothing can match".into());
+        trace.planned((all.len(), blocks.len()));
+    }
     if blocks.is_empty() {
         return Ok(Vec::new());
     }
@@ -196,51 +242,107 @@ fn page<'s>(
     {
         shown = by_code;
         matcher.hidden = None;
+        if let Some(trace) = how.trace {
+            let (name, spared) = (&state.schema().fields[first.field].name, shown.spared.len());
+            trace.run(|run| run.hidden = Some(format!("the codes of {name} tell them, but for {spared} documents")));
+        }
     }
     let mut steps = usize::MAX;
-    let plan = match plan {
+    let plan = match how.plan {
         Some(plan) => plan,
         None => {
             let range = matcher.root.range(first.field);
             let estimates =
                 Estimates::new(&matcher.root, &sorter, &blocks, range, shown.most, want, state.documents())?;
             steps = estimates.patience();
+            if let Some(trace) = how.trace {
+                trace.run(|run| run.estimates = Some(estimates));
+            }
             estimates.cheaper()
         }
     };
-    let resolver = Resolver::new(state);
+    let told = |plan: &str| {
+        if let Some(trace) = how.trace {
+            let name = &state.schema().fields[first.field].name;
+            let way = if first.descending { "downwards" } else { "upwards" };
+            trace.run(|run| run.plan = format!("page: {plan} by {name} {way}"));
+        }
+    };
+    if let Some(trace) = how.trace {
+        trace.planned((all.len(), blocks.len()));
+    }
+    let resolver = Resolver::new(state, how.trace.map(|trace| &**trace));
+    // Codes are read in their order, or compared, anyhow.
+    let taken = match sorter.first() {
+        Some(_) => matcher.root.take_range(first.field, resolver)?,
+        None => None,
+    };
+    if let (Some(trace), Some(taken)) = (how.trace, &taken) {
+        trace.lies(taken.step, "ends of the order");
+    }
+    let range = taken.as_ref().map(|taken| taken.range);
     if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
-        let taken = matcher.root.take_range(first.field, resolver.presence())?;
-        let range = taken.as_ref().map(|taken| taken.range);
+        told("walk");
         let walk = Walk { sorter: &sorter, column, range, shown: &shown, steps, after, want };
         let found = walk.run(matcher, |matcher| {
-            matcher.root.negatives.push(resolver.exists(first.field)?);
+            let exists = resolver.exists(first.field)?;
+            if let Some(trace) = how.trace {
+                trace.exclusion(exists.step);
+            }
+            matcher.root.negatives.push(exists);
             matcher.root.blocks(&all)
         })?;
-        match (found, taken) {
-            (Some(found), _) => return Ok(found),
-            (None, Some(taken)) => matcher.root.put_back(taken),
-            (None, None) => {}
+        if let Some(found) = found {
+            ended(how, found.len());
+            return Ok(found);
         }
+        told("walk, given up, then gather");
+    } else {
+        told("gather");
     }
-    Ok(gather::gather(matcher, &sorter, &shown, &blocks, after, want)?)
+    let found =
+        gather::gather(matcher, Gather { sorter: &sorter, range, shown: &shown, blocks: &blocks, after, want })?;
+    ended(how, found.len());
+    Ok(found)
+}
+
+/// A run found so many rows.
+fn ended(how: How<'_>, rows: usize) {
+    if let Some(trace) = how.trace {
+        trace.run(|run| run.rows = rows as u64);
+    }
 }
 
 /// `up_to`: counting ends with the block in which so many are reached.
-fn count_matches(state: &State, filter: &filter::Node, now_us: Option<i64>, up_to: Option<u64>) -> Result<Counted> {
-    let mut matcher = matcher(state, filter, now_us)?;
-    let blocks = matcher.root.blocks(&state.blocks())?;
-    let Some(up_to) = up_to else {
-        return Ok(Counted { count: matcher.count(&blocks)?, is_lower_bound: false });
-    };
-    let mut count = 0;
-    for number in &blocks {
-        if count >= up_to {
-            return Ok(Counted { count, is_lower_bound: true });
-        }
-        count += matcher.count(std::slice::from_ref(number))?;
+fn count_matches(
+    state: &State,
+    filter: &filter::Node,
+    now_us: Option<i64>,
+    up_to: Option<u64>,
+    how: How<'_>,
+) -> Result<Counted> {
+    let mut matcher = matcher(state, filter, now_us, how)?;
+    let all = state.blocks();
+    let blocks = matcher.root.blocks(&all)?;
+    if let Some(trace) = how.trace {
+        trace.run(|run| run.plan = "count, block by block".into());
+        trace.planned((all.len(), blocks.len()));
     }
-    Ok(Counted { count, is_lower_bound: false })
+    let mut counted = Counted { count: 0, is_lower_bound: false };
+    match up_to {
+        None => counted.count = matcher.count(&blocks)?,
+        Some(up_to) => {
+            for number in &blocks {
+                if counted.count >= up_to {
+                    counted.is_lower_bound = true;
+                    break;
+                }
+                counted.count += matcher.count(std::slice::from_ref(number))?;
+            }
+        }
+    }
+    ended(how, counted.count as usize);
+    Ok(counted)
 }
 
 /// The version that the request's cursor demands: wait for it before calling [`search`]. `None` without a cursor.
@@ -276,17 +378,21 @@ pub fn get(state: &State, request: &GetRequest, now_us: i64) -> Result<Documents
 
 /// Number of matches.
 pub fn count(state: &State, request: &CountRequest, now_us: i64) -> Result<Counted> {
+    count_how(state, request, now_us, How::default())
+}
+
+fn count_how(state: &State, request: &CountRequest, now_us: i64, how: How<'_>) -> Result<Counted> {
     check_index(state.schema(), &request.index)?;
     request.validate()?;
     let now_us = request.now_us.unwrap_or(now_us);
     let filter = filter::bind(request.filter.as_ref(), state.schema(), Some(now_us))?;
-    count_matches(state, &filter, (!request.include_pending).then_some(now_us), request.up_to)
+    count_matches(state, &filter, (!request.include_pending).then_some(now_us), request.up_to, how)
 }
 
 /// Calls `each` with every match of a filter without relative times, pending documents included, ascending.
 pub(crate) fn matching(state: &State, filter: &Filter, each: &mut dyn FnMut(u32) -> Result<()>) -> Result<()> {
     let filter = filter::bind(Some(filter), state.schema(), None)?;
-    let mut matcher = matcher(state, &filter, None)?;
+    let mut matcher = matcher(state, &filter, None, How::default())?;
     let blocks = matcher.root.blocks(&state.blocks())?;
     matcher.each(&blocks, each)
 }

@@ -1,27 +1,44 @@
 //! Which way a page is taken, by what each way is thought to cost.
 
+use std::fmt;
+
 use super::{order::Sorter, tree::And};
 use crate::{log::Result, state::ColumnView};
 
 /// How to take a page. All give the same rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Plan {
-    /// See [`super::walk`].
+pub enum Plan {
+    /// Comes to ids in the order of the first sort key, and tests each, until there are enough.
     Walk,
-    /// See [`super::gather`].
+    /// Evaluates whole blocks, and selects the first rows of their ids.
     Gather,
+}
+
+impl Plan {
+    pub const ALL: [Self; 2] = [Self::Walk, Self::Gather];
+}
+
+impl fmt::Display for Plan {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Walk => "walk",
+            Self::Gather => "gather",
+        })
+    }
 }
 
 /// What things cost, in nanoseconds.
 mod cost {
     /// One step of a walk over a column, with the test of the id.
-    pub(super) const STEP: f64 = 45.0;
+    pub(super) const STEP: f64 = 40.0;
     /// One operand of one block.
     pub(super) const OPERAND: f64 = 150.0;
     /// The same where few ids of the block are left.
     pub(super) const SPARSE: f64 = 60.0;
-    /// Reading the code of an id, and keeping it where it comes first.
-    pub(super) const CODE: f64 = 5.0;
+    /// Reading the code of an id, which seldom comes first.
+    pub(super) const CODE: f64 = 8.0;
+    /// The same of ids most of which come first, and are kept.
+    pub(super) const ROW: f64 = 14.0;
     /// A block that is visited at all.
     pub(super) const BLOCK: f64 = 150.0;
     /// One that a bound leaves out.
@@ -73,8 +90,8 @@ impl Estimates {
         let steps = (want as f64 / share).min(within as f64) + 1.0;
         let spread = spread(column, blocks)?;
         // Where codes follow ids, the lanes of a block tell which of its ids need not be looked at.
-        let read = match spread < 1.0 {
-            true => want as f64 * 2.0 + LANES * matches as f64 / documents as f64,
+        let rows = match spread < 1.0 {
+            true => (want as f64 * 2.0 + LANES * matches as f64 / documents as f64) * cost::ROW,
             false => f64::INFINITY,
         };
         let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
@@ -83,9 +100,16 @@ impl Estimates {
             matches,
             walk_ns: steps * cost::STEP + walked * (cost::BLOCK + operands * cost::SPARSE),
             gather_ns: gathered * block
-                + (matches as f64 * (gathered / all)).min(read) * cost::CODE
+                + (matches as f64 * (gathered / all) * cost::CODE).min(rows)
                 + all * cost::LEFT_OUT,
         })
+    }
+
+    pub(super) fn of(&self, plan: Plan) -> f64 {
+        match plan {
+            Plan::Walk => self.walk_ns,
+            Plan::Gather => self.gather_ns,
+        }
     }
 
     pub(super) fn cheaper(&self) -> Plan {
@@ -94,7 +118,7 @@ impl Estimates {
 
     /// Steps after which a walk that has not come to its end has cost about as much as the other plan would.
     pub(super) fn patience(&self) -> usize {
-        (2.0 * self.gather_ns / cost::STEP).max(STEPS_LEAST) as usize
+        (self.gather_ns / cost::STEP).max(STEPS_LEAST) as usize
     }
 }
 

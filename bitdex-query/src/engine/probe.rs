@@ -2,7 +2,7 @@
 //! number of ids on, all of the block is evaluated.
 
 use super::{
-    evaluate::{Matcher, block_of, within_block},
+    evaluate::{Matcher, Pool, block_of, within_block},
     set::Set,
     tree::{And, Node},
 };
@@ -26,6 +26,8 @@ enum Seen {
     Nothing,
     /// From where to where its steps stand, and ids tested.
     Steps(u32, u32, u16),
+    /// Of a query that is traced: ids tested.
+    Traced(u16),
     Evaluated(Set),
 }
 
@@ -50,8 +52,13 @@ impl<'s> Probes<'s> {
         }
         if let Some(Seen::New) = self.blocks.get(at) {
             let first = self.steps.len();
-            let may = compile(&matcher.root, number, &mut self.steps)?;
-            let seen = if may { Seen::Steps(first as u32, self.steps.len() as u32, 0) } else { Seen::Nothing };
+            let seen = if matcher.trace.is_some() {
+                Seen::Traced(0)
+            } else if compile(&matcher.root, number, &mut self.steps, &mut matcher.pool)? {
+                Seen::Steps(first as u32, self.steps.len() as u32, 0)
+            } else {
+                Seen::Nothing
+            };
             if let Some(block) = self.blocks.get_mut(at) {
                 *block = seen;
             }
@@ -63,7 +70,11 @@ impl<'s> Probes<'s> {
                 let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
                 passes(steps, &matcher.root, id)
             }
-            Some(seen @ Seen::Steps(..)) => {
+            Some(Seen::Traced(tested)) if *tested < TESTS => {
+                *tested += 1;
+                matcher.contains(id)
+            }
+            Some(seen @ (Seen::Steps(..) | Seen::Traced(_))) => {
                 let mut set = matcher.pool.set();
                 matcher.evaluate(number, &mut set)?;
                 // Looked into at once, whatever it holds.
@@ -87,11 +98,16 @@ impl<'s> Probes<'s> {
 }
 
 /// Whether any id of the block may pass.
-fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>) -> Result<bool> {
+fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>, pool: &mut Pool) -> Result<bool> {
     for (child, n) in root.positives.iter().zip(0..) {
         match &child.node {
             Node::Nothing => return Ok(false),
             Node::Term(operand) => match operand.plain_block(number)? {
+                Some(Block::Empty) => return Ok(false),
+                Some(block) => steps.push(Step::Must(block)),
+                None => steps.push(Step::Positive(n)),
+            },
+            Node::Named(named) => match named.plain_block(number, pool)? {
                 Some(Block::Empty) => return Ok(false),
                 Some(block) => steps.push(Step::Must(block)),
                 None => steps.push(Step::Positive(n)),

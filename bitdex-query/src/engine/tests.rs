@@ -13,10 +13,12 @@ use bitdex_proto::{
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+mod explain;
 mod features;
 mod fuzz;
+mod named;
 
-use super::{Counted, Plan, count, cursor_sequence, get, matching, search, search_by};
+use super::{Counted, How, Plan, count, cursor_sequence, get, matching, search, search_how};
 use crate::{
     state::{
         Decoded, POSTGRES, State,
@@ -72,7 +74,7 @@ fn pages(state: &State, request: &SearchRequest, now_us: i64, plan: Option<Plan>
     loop {
         // The first page's clock counts, whatever later requests say.
         let clock = if request.cursor.is_some() { now_us + 1_000_000 } else { now_us };
-        let page = search_by(state, &request, clock, plan).unwrap();
+        let page = search_how(state, &request, clock, How { plan, trace: None }).unwrap();
         assert_eq!(page.now_us, now_us);
         assert!(page.ids.len() <= request.limit as usize);
         all.extend(page.ids);
@@ -81,6 +83,11 @@ fn pages(state: &State, request: &SearchRequest, now_us: i64, plan: Option<Plan>
             None => return all,
         }
     }
+}
+
+/// The one that is picked, and each that there is.
+fn all_plans() -> impl Iterator<Item = Option<Plan>> {
+    [None].into_iter().chain(Plan::ALL.map(Some))
 }
 
 fn is_relative(filter: &Filter) -> bool {
@@ -173,7 +180,7 @@ fn answers_equal_the_naive_model() {
                 let request = random_request(&mut rng, &schema);
                 let now = NOW + rng.random_range(-30..15);
                 let expected = expected(&schema, &documents, &request, now);
-                for plan in [None, Some(Plan::Walk), Some(Plan::Gather)] {
+                for plan in all_plans() {
                     let found = pages(&state, &request, now, plan);
                     assert_eq!(found, expected, "{what}, now {now}, {plan:?}: {request:?}");
                 }
@@ -198,6 +205,7 @@ fn answers_equal_the_naive_model() {
                     let matching = documents.iter().filter(|(_, document)| matches(filter, document, &schema, now));
                     assert_eq!(found, matching.map(|(id, _)| *id).collect::<Vec<_>>(), "{what}: {filter:?}");
                 }
+                explain::check(&state, &request, now, &expected, &what);
                 searches += 1;
                 found += expected.len() as u64;
             }
@@ -246,9 +254,10 @@ fn check_answers(rng: &mut ChaCha8Rng, state: &State, model: &Model, what: &str)
         }
         let now = NOW + rng.random_range(-30..60);
         let expected = expected(&schema, &documents, &request, now);
-        for plan in [None, Some(Plan::Walk), Some(Plan::Gather)] {
+        for plan in all_plans() {
             assert_eq!(pages(state, &request, now, plan), expected, "{what}, now {now}, {plan:?}: {request:?}");
         }
+        explain::check(state, &request, now, &expected, what);
         let counted = SearchRequest { count: true, ..request };
         let all = Counted { count: expected.len() as u64, is_lower_bound: false };
         assert_eq!(search(state, &counted, now).unwrap().count, Some(all), "{what}: {counted:?}");

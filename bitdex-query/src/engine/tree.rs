@@ -11,7 +11,9 @@ use bitdex_proto::{
 use super::{
     codes::ColumnTest,
     filter::{self, Test},
+    named::NamedSet,
     set::Set,
+    trace::{self, StepId, Trace, told},
     watch,
 };
 use crate::{
@@ -35,6 +37,8 @@ pub(super) enum Node<'s> {
     Keys(Vec<(u32, u32)>),
     /// By number, ascending.
     Stored(Vec<(u16, Set)>),
+    /// A filter of the definition.
+    Named(Box<NamedSet<'s>>),
     And(And<'s>),
     Or(Vec<Child<'s>>),
 }
@@ -44,6 +48,8 @@ pub(super) struct Child<'s> {
     pub(super) node: Node<'s>,
     /// Number of ids, about.
     pub(super) estimate: u64,
+    /// In a query that is traced.
+    pub(super) step: StepId,
 }
 
 /// The ids that are in all of the one and in none of the others. In at least one of `positives` there are present
@@ -93,8 +99,8 @@ impl<'s> And<'s> {
                 self.positives.extend(and.positives);
                 self.negatives.extend(and.negatives);
             }
-            (node, true) => self.positives.push(Child { node, estimate: child.estimate }),
-            (node, false) => self.negatives.push(Child { node, estimate: child.estimate }),
+            (node, true) => self.positives.push(Child { node, ..child }),
+            (node, false) => self.negatives.push(Child { node, ..child }),
         }
     }
 
@@ -123,17 +129,11 @@ impl<'s> And<'s> {
     }
 
     /// As [`And::range`]; takes the test out.
-    pub(super) fn take_range(&mut self, field: FieldId, presence: Presence<'s>) -> Result<Option<Taken<'s>>> {
+    pub(super) fn take_range(&mut self, field: FieldId, resolver: Resolver<'s, '_>) -> Result<Option<Taken>> {
         let Some((at, range)) = self.find_range(field) else { return Ok(None) };
         let child = self.positives.remove(at);
-        presence.complete(self)?;
-        Ok(Some(Taken { range, child }))
-    }
-
-    /// Puts a test back.
-    pub(super) fn put_back(&mut self, taken: Taken<'s>) {
-        self.positives.push(taken.child);
-        self.positives.sort_by_key(|child| child.estimate);
+        resolver.complete(self)?;
+        Ok(Some(Taken { range, step: child.step }))
     }
 
     /// Fields whose columns it tests.
@@ -166,58 +166,63 @@ impl<'s> And<'s> {
 
 /// See [`And::take_range`].
 #[derive(Debug)]
-pub(super) struct Taken<'s> {
+pub(super) struct Taken {
     pub(super) range: (u64, u64),
-    child: Child<'s>,
+    pub(super) step: StepId,
 }
 
-/// The documents that are present.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Presence<'s>(&'s State);
+pub(super) struct Resolver<'s, 't> {
+    state: &'s State,
+    trace: Option<&'t Trace>,
+    /// Whether filters of the definition are looked for.
+    named: bool,
+}
 
-impl<'s> Presence<'s> {
-    fn child(self) -> Result<Child<'s>> {
-        let operand = self.0.operand(KEY_FIELD, Term::Exists)?;
-        Ok(Child { node: Node::Term(Box::new(operand)), estimate: self.0.documents() })
+impl<'s, 't> Resolver<'s, 't> {
+    pub(super) fn new(state: &'s State, trace: Option<&'t Trace>) -> Self {
+        Self { state, trace, named: true }
+    }
+
+    /// `told`: what it is, in words.
+    fn child(self, node: Node<'s>, estimate: u64, told: impl FnOnce() -> String) -> Child<'s> {
+        let step = self.trace.map_or(0, |trace| trace.step(told(), how(&node), estimate, parts(&node)));
+        Child { node, estimate, step }
+    }
+
+    fn name(self, field: FieldId) -> &'s str {
+        self.state.schema().fields.get(field).map_or("", |field| &field.name)
     }
 
     /// Makes sure that what passes is present, and orders the parts.
     fn complete(self, and: &mut And<'s>) -> Result<()> {
         if and.positives.iter().all(|child| matches!(child.node, Node::Keys(_))) {
-            and.positives.push(self.child()?);
+            let present = Node::Term(Box::new(self.state.operand(KEY_FIELD, Term::Exists)?));
+            and.positives.push(self.child(present, self.state.documents(), || "all documents".into()));
         }
         and.positives.sort_by_key(|child| child.estimate);
         and.negatives.sort_by_key(|child| std::cmp::Reverse(child.estimate));
         Ok(())
     }
-}
-
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Resolver<'s> {
-    state: &'s State,
-}
-
-impl<'s> Resolver<'s> {
-    pub(super) fn new(state: &'s State) -> Self {
-        Self { state }
-    }
-
-    pub(super) fn presence(self) -> Presence<'s> {
-        Presence(self.state)
-    }
 
     /// The whole filter, as one intersection.
     pub(super) fn root(self, node: &filter::Node) -> Result<And<'s>> {
         let mut and = And::default();
-        self.add(&mut and, node, true)?;
-        self.presence().complete(&mut and)?;
+        self.all(&mut and, std::slice::from_ref(node))?;
+        self.complete(&mut and)?;
         Ok(and)
+    }
+
+    /// What a filter of the definition consists of.
+    pub(super) fn parts(self, node: &filter::Node) -> Result<And<'s>> {
+        Self { named: false, ..self }.root(node)
     }
 
     /// The ids that have a value in a field.
     pub(super) fn exists(self, field: FieldId) -> Result<Child<'s>> {
         let operand = self.state.operand(field, Term::Exists)?;
-        Ok(Child { estimate: operand.estimate(), node: Node::Term(Box::new(operand)) })
+        let estimate = operand.estimate();
+        Ok(self.child(Node::Term(Box::new(operand)), estimate, || format!("{} EXISTS", self.name(field))))
     }
 
     /// The ids whose code in the field passes; `None` where it has no column.
@@ -252,14 +257,33 @@ impl<'s> Resolver<'s> {
         Ok(Some(Box::new(ColumnTest { field, column, exists, ranges, unsure, test: test.clone(), state: self.state })))
     }
 
+    /// Adds conjuncts; the sets of the definition's filters in place of those that they stand for.
+    fn all(self, and: &mut And<'s>, nodes: &[filter::Node]) -> Result<()> {
+        let mut taken = 0_u64;
+        if self.named {
+            for (n, stands_for) in self.state.layout().named().within(nodes) {
+                if let Some(set) = NamedSet::new(self.state, n) {
+                    taken |= stands_for;
+                    let (estimate, name) = (set.estimate()?, set.name());
+                    and.push(self.child(Node::Named(Box::new(set)), estimate, || name.into()), true);
+                }
+            }
+        }
+        for (n, node) in nodes.iter().enumerate() {
+            if n >= 64 || taken >> n & 1 == 0 {
+                self.add(and, node, true)?;
+            }
+        }
+        Ok(())
+    }
+
     fn add(self, and: &mut And<'s>, node: &filter::Node, positive: bool) -> Result<()> {
         match (node, positive) {
-            (filter::Node::And(nodes), true) | (filter::Node::Or(nodes), false) => {
-                nodes.iter().try_for_each(|node| self.add(and, node, positive))
-            }
+            (filter::Node::And(nodes), true) => self.all(and, nodes),
+            (filter::Node::Or(nodes), false) => nodes.iter().try_for_each(|node| self.add(and, node, false)),
             (filter::Node::Not(node), _) => self.add(and, node, !positive),
             (filter::Node::Leaf(KEY_FIELD, Test::IsNull), _) => {
-                and.push(Child { node: Node::Nothing, estimate: 0 }, positive);
+                and.push(self.child(Node::Nothing, 0, || format!("{} IS NULL", self.name(KEY_FIELD))), positive);
                 Ok(())
             }
             (filter::Node::Leaf(field, Test::IsNull), _) => {
@@ -286,7 +310,7 @@ impl<'s> Resolver<'s> {
     fn intersection(self, node: &filter::Node) -> Result<Child<'s>> {
         let and = self.root(node)?;
         let estimate = and.estimate(self.state.documents());
-        Ok(Child { node: Node::And(and), estimate })
+        Ok(self.child(Node::And(and), estimate, || "all of".into()))
     }
 
     fn union(self, nodes: &[filter::Node]) -> Result<Child<'s>> {
@@ -296,25 +320,30 @@ impl<'s> Resolver<'s> {
             node => self.intersection(node),
         });
         let children = children.collect::<Result<Vec<_>>>()?;
-        let sum = children.iter().fold(0_u64, |sum, child| sum.saturating_add(child.estimate));
-        Ok(Child { node: Node::Or(children), estimate: sum.min(self.state.documents()) })
+        let estimate = any(children.iter().map(|child| child.estimate), self.state.documents());
+        Ok(self.child(Node::Or(children), estimate, || "any of".into()))
     }
 
     fn leaf(self, field: FieldId, test: &Test) -> Result<Child<'s>> {
+        let (node, estimate) = self.test(field, test)?;
+        Ok(self.child(node, estimate, || told(self.state.schema(), field, test)))
+    }
+
+    fn test(self, field: FieldId, test: &Test) -> Result<(Node<'s>, u64)> {
         if field == KEY_FIELD {
             let keys = keys(test);
             let ids = keys.iter().map(|(first, last)| u64::from(last - first) + 1).sum::<u64>();
-            return Ok(Child { node: Node::Keys(keys), estimate: ids.min(self.state.documents()) });
+            return Ok((Node::Keys(keys), ids.min(self.state.documents())));
         }
         if let Some(test) = self.column(field, test)? {
             let estimate = test.estimate()?;
             let nothing = test.ranges.is_empty() && test.unsure.is_empty();
-            return Ok(Child { node: if nothing { Node::Nothing } else { Node::Column(test) }, estimate });
+            return Ok((if nothing { Node::Nothing } else { Node::Column(test) }, estimate));
         }
         match test {
             Test::AnyOf(values) => self.any_of(field, values),
             Test::Range(bounds) => self.terms(field, bounds),
-            Test::IsNull => Ok(Child { node: Node::Nothing, estimate: 0 }),
+            Test::IsNull => Ok((Node::Nothing, 0)),
         }
     }
 
@@ -333,17 +362,20 @@ impl<'s> Resolver<'s> {
         Ok((operands, sum))
     }
 
-    fn any_of(self, field: FieldId, values: &[Value]) -> Result<Child<'s>> {
+    fn any_of(self, field: FieldId, values: &[Value]) -> Result<(Node<'s>, u64)> {
         let (mut operands, sum) = self.operands(field, values)?;
+        let documents = self.state.documents();
+        let many = self.state.schema().fields.get(field).is_some_and(|field| field.many);
+        let estimate = if many { any(operands.iter().map(Operand::estimate), documents) } else { sum.min(documents) };
         let node = match operands.len() {
             0 => Node::Nothing,
             1 => operands.pop().map_or(Node::Nothing, |operand| Node::Term(Box::new(operand))),
             _ => Node::Union(Union::new(operands)),
         };
-        Ok(Child { node, estimate: sum.min(self.state.documents()) })
+        Ok((node, estimate))
     }
 
-    fn terms(self, field: FieldId, bounds: &Bounds) -> Result<Child<'s>> {
+    fn terms(self, field: FieldId, bounds: &Bounds) -> Result<(Node<'s>, u64)> {
         let mut values = self.state.terms_within(field, bounds, TERMS_AT_ONCE)?;
         if values.len() < TERMS_AT_ONCE {
             return self.any_of(field, &values);
@@ -366,7 +398,36 @@ impl<'s> Resolver<'s> {
         }
         let stored: Vec<_> = stored.into_iter().collect();
         let estimate = stored.iter().map(|(_, set)| u64::from(set.len())).sum();
-        Ok(Child { node: Node::Stored(stored), estimate })
+        Ok((Node::Stored(stored), estimate))
+    }
+}
+
+/// Number of ids that are in any of several sets, taking these for independent of each other.
+fn any(sets: impl Iterator<Item = u64>, documents: u64) -> u64 {
+    let all = documents.max(1) as f64;
+    let without: f64 = sets.map(|ids| 1.0 - (ids as f64 / all).min(1.0)).product();
+    ((1.0 - without) * all).ceil() as u64
+}
+
+/// In what form the ids of a node lie, in words.
+fn how(node: &Node<'_>) -> &'static str {
+    match node {
+        Node::Nothing => "nothing",
+        Node::Term(_) => "set",
+        Node::Union(_) => "sets",
+        Node::Column(_) => "codes",
+        Node::Keys(_) => "ids",
+        Node::Stored(_) => "sets, united before",
+        Node::Named(_) => "named filter",
+        Node::And(_) | Node::Or(_) => "",
+    }
+}
+
+fn parts(node: &Node<'_>) -> Vec<StepId> {
+    match node {
+        Node::And(and) => trace::steps(and),
+        Node::Or(children) => children.iter().map(|child| child.step).collect(),
+        _ => Vec::new(),
     }
 }
 

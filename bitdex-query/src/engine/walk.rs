@@ -3,7 +3,7 @@
 use super::{
     best::Best,
     evaluate::{Matcher, id_of},
-    hidden::Shown,
+    hidden::{Hidden, Shown},
     order::{After, Sorter},
     probe::Probes,
     set::each_id,
@@ -99,6 +99,7 @@ impl<'s> Walk<'_, 's> {
             _ => true,
         };
         let mut probes = Probes::default();
+        let mut hidden = Hidden::default();
         let mut group: Option<(u64, Best<'_, '_>)> = None;
         let mut pairs = matcher.pool.pairs();
         let (mut steps, mut chunk, mut ended) = (0, FIRST, false);
@@ -118,7 +119,7 @@ impl<'s> Walk<'_, 's> {
                     break 'walk;
                 }
                 if plain {
-                    if behind(code, id) && probes.contains(matcher, id)? && !matcher.is_hidden(id)? {
+                    if behind(code, id) && probes.contains(matcher, id)? && !hidden.contains(matcher, id)? {
                         found.push(id);
                         if found.len() >= self.want {
                             break 'walk;
@@ -136,7 +137,7 @@ impl<'s> Walk<'_, 's> {
                 if let Some((_, best)) = &mut group
                     && probes.contains(matcher, id)?
                 {
-                    best.push(Some(code), id, || Ok(!matcher.is_hidden(id)?))?;
+                    best.push(Some(code), id, || Ok(!hidden.contains(matcher, id)?))?;
                 }
             }
             ended = false;
@@ -144,6 +145,9 @@ impl<'s> Walk<'_, 's> {
         found.extend(group.map(|(_, best)| best.finish()).unwrap_or_default());
         probes.leave(matcher);
         matcher.pool.put_pairs(pairs);
+        if let Some((trace, _)) = &matcher.trace {
+            trace.run(|run| run.walked += steps as u64);
+        }
         Ok(ended)
     }
 
@@ -155,6 +159,7 @@ impl<'s> Walk<'_, 's> {
         let plain = self.sorter.is_plain();
         let mut best = Best::new(self.sorter, after, want);
         let mut set = matcher.pool.set();
+        let mut hidden = Hidden::default();
         let mut left = want;
         for at in 0..blocks.len() {
             let Some(number) = blocks.get(if descending { blocks.len() - 1 - at } else { at }) else { break };
@@ -162,11 +167,11 @@ impl<'s> Walk<'_, 's> {
             let more = each_id(set.as_block(), descending, |within| {
                 let id = id_of(*number, within);
                 let behind = after.is_none_or(|after| if descending { id < after.id() } else { id > after.id() });
-                if plain && behind && !matcher.is_hidden(id)? {
+                if plain && behind && !hidden.contains(matcher, id)? {
                     best.push(None, id, || Ok(true))?;
                     left -= 1;
                 } else if !plain {
-                    best.push(None, id, || Ok(!matcher.is_hidden(id)?))?;
+                    best.push(None, id, || Ok(!hidden.contains(matcher, id)?))?;
                 }
                 Ok(left > 0)
             })?;

@@ -15,7 +15,7 @@ use super::{
     service::{MAX_WAIT, Service},
     telemetry::observe,
 };
-use crate::engine::{Counted, FacetValues};
+use crate::engine::{Counted, Explained, ExplainedRun, ExplainedStep, FacetValues};
 
 /// The share of a call's time that is left for the answer's way back.
 const WAY_BACK: u32 = 10;
@@ -93,6 +93,20 @@ impl query_server::Query for Queries {
         .map_err(Status::from)
     }
 
+    async fn explain(&self, request: Request<wire::ExplainRequest>) -> Result<Response<wire::ExplainResponse>, Status> {
+        observe("Explain", "grpc", async {
+            let deadline = deadline(request.metadata());
+            let answer = self.service.explain(request.into_inner().try_into()?, deadline).await?;
+            let info = Some(answer.info());
+            let Explained { total_us, rows, count, count_is_lower_bound, runs, more_runs, text, .. } = answer.value;
+            let runs = runs.into_iter().map(explained_run).collect();
+            Ok(wire::ExplainResponse { text, total_us, rows, count, runs, more_runs, info, count_is_lower_bound })
+        })
+        .await
+        .map(Response::new)
+        .map_err(Status::from)
+    }
+
     async fn describe(
         &self,
         request: Request<wire::DescribeRequest>,
@@ -135,6 +149,42 @@ fn facet_result(schema: &Schema, facet: FacetValues) -> wire::FacetResult {
         field: field.name.clone(),
         values: facet.values.into_iter().map(value).collect(),
         nulls: facet.nulls,
+    }
+}
+
+fn explained_run(run: ExplainedRun) -> wire::ExplainedRun {
+    let considered = run.considered.into_iter();
+    wire::ExplainedRun {
+        plan: run.plan,
+        considered: considered
+            .map(|it| wire::ConsideredPlan { plan: it.plan, estimated_us: it.estimated_us })
+            .collect(),
+        estimated_matches: run.estimated_matches,
+        blocks: run.blocks,
+        candidate_blocks: run.candidate_blocks,
+        evaluated_blocks: run.evaluated_blocks,
+        walked: run.walked,
+        hidden: run.hidden.unwrap_or_default(),
+        rows: run.rows,
+        planning_us: run.planning_us,
+        run_us: run.run_us,
+        steps: run.steps.into_iter().map(explained_step).collect(),
+    }
+}
+
+fn explained_step(step: ExplainedStep) -> wire::ExplainedStep {
+    wire::ExplainedStep {
+        what: step.what,
+        how: step.how.into(),
+        excludes: step.excludes,
+        estimated_rows: step.estimated_rows,
+        blocks: step.blocks,
+        rows_in: step.rows_in,
+        rows: step.rows,
+        tested: step.tested,
+        passed: step.passed,
+        time_us: step.time_us,
+        parts: step.parts.into_iter().map(explained_step).collect(),
     }
 }
 

@@ -22,7 +22,7 @@ use serde::{Serialize, de::DeserializeOwned};
 use tokio::time::Instant;
 
 use super::{
-    json::{CountAnswer, DescribeAnswer, FacetAnswer, FacetsOf, GetAnswer, Hits, SearchAnswer},
+    json::{CountAnswer, DescribeAnswer, ExplainAnswer, FacetAnswer, FacetsOf, GetAnswer, Hits, SearchAnswer},
     service::{MAX_WAIT, Service},
     telemetry::{code_name, observe, render},
 };
@@ -45,6 +45,7 @@ pub(super) fn router(service: Arc<Service>, metrics: PrometheusHandle) -> Router
         .route("/v1/get", post(documents))
         .route("/v1/count", post(count))
         .route("/v1/facet", post(facet))
+        .route("/v1/explain", post(explain))
         .route("/v1/describe", get(describe))
         .route("/metrics", get(prometheus))
         .route("/healthz", get(healthz))
@@ -121,6 +122,16 @@ async fn facet(State(app): State<App>, headers: HeaderMap, body: Body) -> Respon
     .await
 }
 
+async fn explain(State(app): State<App>, headers: HeaderMap, body: Body) -> Response {
+    answer("Explain", async {
+        let deadline = deadline(&headers)?;
+        let answer = app.service.explain(parse(body)?, deadline).await?;
+        let info = answer.info().into();
+        to_json(&ExplainAnswer { explained: &answer.value, info })
+    })
+    .await
+}
+
 async fn describe(State(app): State<App>) -> Response {
     answer("Describe", async { to_json(&DescribeAnswer::from(app.service.describe()?)) }).await
 }
@@ -152,7 +163,8 @@ async fn no_such_path(uri: Uri) -> Response {
 }
 
 async fn wrong_method(uri: Uri) -> Response {
-    let message = format!("{} takes another method: POST for search, get, count and facet, else GET", uri.path());
+    let message =
+        format!("{} takes another method: POST for search, get, count, facet and explain, else GET", uri.path());
     error_response(StatusCode::METHOD_NOT_ALLOWED, "invalid_argument", &message)
 }
 

@@ -11,7 +11,7 @@ use serde::{
     ser::{SerializeMap as _, SerializeSeq as _},
 };
 
-use crate::engine::FacetValues;
+use crate::engine::{Explained, FacetValues};
 
 /// Where an answer stood.
 #[derive(Debug, Serialize)]
@@ -66,6 +66,14 @@ pub(super) struct CountAnswer {
 pub(super) struct FacetAnswer<'a> {
     pub(super) facets: FacetsOf<'a>,
     pub(super) count: u64,
+    #[serde(flatten)]
+    pub(super) info: Info,
+}
+
+#[derive(Debug, Serialize)]
+pub(super) struct ExplainAnswer<'a> {
+    #[serde(flatten)]
+    pub(super) explained: &'a Explained,
     #[serde(flatten)]
     pub(super) info: Info,
 }

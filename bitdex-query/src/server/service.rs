@@ -12,7 +12,10 @@ use std::{
 
 use bitdex_proto::{
     Error, Result,
-    query::{Consistency, CountRequest, FacetRequest, Fields, FilterForm, GetRequest, SearchRequest, SortForm},
+    query::{
+        Consistency, CountRequest, ExplainRequest, FacetRequest, Fields, FilterForm, GetRequest, SearchRequest,
+        SortForm,
+    },
     schema::{Origin, Schema},
     token::Token,
     wire,
@@ -22,7 +25,7 @@ use metrics::counter;
 use tokio::{sync::Semaphore, time::Instant};
 
 use crate::{
-    engine::{self, Counted, Documents, Facets, Page, Watch, watched},
+    engine::{self, Counted, Documents, Explained, Facets, Page, Watch, watched},
     node::{Health, Node},
     state::State,
 };
@@ -176,6 +179,27 @@ impl Service {
         let query = move |state: &State| engine::facet(state, &request, now_us);
         let value = self.compute(&state, deadline, query).await?;
         Ok(Answer { state, now_us, value })
+    }
+
+    pub(super) async fn explain(
+        &self,
+        request: ExplainRequest<FilterForm, SortForm>,
+        deadline: Instant,
+    ) -> Result<Answer<Explained>> {
+        self.check_index(request.index())?;
+        let request = request.resolve(&self.schema)?;
+        let node = self.node()?;
+        let demanded = match &request {
+            ExplainRequest::Search(search) if search.cursor.is_some() => {
+                engine::cursor_sequence(&node.serving(), search)?.unwrap_or_default()
+            }
+            _ => 0,
+        };
+        let state = node.wait_for(request.consistency(), demanded, deadline).await?;
+        let now_us = clock(request.now_us(), request.consistency())?;
+        let query = move |state: &State| engine::explain(state, &request, now_us);
+        let value = self.compute(&state, deadline, query).await?;
+        Ok(Answer { now_us: value.now_us, value, state })
     }
 
     /// Runs a query, at most until the deadline, and no longer than its caller waits for it.

@@ -9,6 +9,7 @@ use bitdex_proto::schema::{FieldId, Schema};
 
 use super::{
     checkpoint::Checkpoint,
+    kept::Kept,
     layout::{Layout, Place},
 };
 use crate::{
@@ -37,6 +38,7 @@ pub struct Files {
     tables: Vec<Option<Arc<TableFile>>>,
     checkpoint: Option<Arc<Checkpoint>>,
     staged: Vec<PathBuf>,
+    kept: Kept,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
     prepared_for: Option<u64>,
 }
@@ -67,6 +69,7 @@ impl Files {
             tables,
             checkpoint: None,
             staged: Vec::new(),
+            kept: Kept::default(),
             prepared_for: None,
         }
     }
@@ -175,6 +178,11 @@ impl Files {
     /// Names of the staged files of an unfinished load, in the order in which their rows came.
     pub(crate) fn staged(&self) -> &[PathBuf] {
         &self.staged
+    }
+
+    /// What queries keep beside these files.
+    pub(crate) fn kept(&self) -> &Kept {
+        &self.kept
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -420,6 +428,8 @@ impl<'a> Opening<'a> {
             files.positions.resize(number, 0);
             files.positions.push(files.segments.len() as u16);
         }
+        let documents: Vec<u64> = self.files.segments.iter().map(|segment| segment.documents_present()).collect();
+        self.files.kept = Kept::new(self.files.layout.named().len(), &documents);
         for named in tables {
             let path = self.folder.named(&named.file);
             let Some(place) = self.files.tables.get_mut(named.source) else {

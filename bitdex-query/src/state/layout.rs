@@ -9,7 +9,10 @@ use bitdex_proto::{
     value::FieldType,
 };
 
-use crate::segment::{Index, Spec};
+use crate::{
+    engine::NamedFilters,
+    segment::{Index, Spec},
+};
 
 /// Where a row stands: a source (its number), an external field (number of sources + its number), or a hop (number of
 /// sources + number of the schema's fields + its position in [`Layout::hops`]): there the key is the column's value, and
@@ -74,6 +77,7 @@ pub(crate) struct Layout {
     inputs: Vec<Numbers>,
     /// All indexed fields.
     indexed: Vec<FieldId>,
+    named: NamedFilters,
 }
 
 /// One field of the documents.
@@ -108,8 +112,8 @@ impl Layout {
             .collect();
         let ways = vec![Vec::new(); schema.sources.len()];
         let spec = Spec { slots: 0, fields: Vec::new() };
-        let (slots, fed, inputs, indexed) = Default::default();
-        let mut layout = Self { schema, fields, ways, hops: Vec::new(), spec, slots, fed, inputs, indexed };
+        let (slots, fed, inputs, indexed, named) = Default::default();
+        let mut layout = Self { schema, fields, ways, hops: Vec::new(), spec, slots, fed, inputs, indexed, named };
         for field in &layout.schema.clone().fields {
             match &field.origin {
                 Origin::Lookup { by, path, .. } => layout.lead_back(&Origin::Document { column: *by }, path),
@@ -121,6 +125,7 @@ impl Layout {
         }
         layout.place_rows();
         layout.feed();
+        layout.named = NamedFilters::new(&layout);
         layout
     }
 
@@ -294,6 +299,11 @@ impl Layout {
 }
 
 impl Layout {
+    /// The schema's filters of which sets are kept.
+    pub(crate) fn named(&self) -> &NamedFilters {
+        &self.named
+    }
+
     /// How fields are indexed, and how many slots documents have.
     pub(crate) fn spec(&self) -> &Spec {
         &self.spec

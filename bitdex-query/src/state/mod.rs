@@ -10,6 +10,7 @@ pub(crate) mod compute;
 mod decoded;
 pub(crate) mod encode;
 mod files;
+mod kept;
 pub(crate) mod layer;
 pub(crate) mod layout;
 mod rows;
@@ -29,11 +30,12 @@ pub use apply::Unsettled;
 pub use checkpoint::{Flushed, write_checkpoint};
 pub use decoded::Decoded;
 pub use files::Files;
+pub(crate) use layout::Layout;
 pub(crate) use rows::StateRows;
 pub(crate) use view::{Bounds, CodeReader, ColumnView, Operand};
 
 use layer::Layer;
-use layout::{Layout, Place};
+use layout::Place;
 
 /// The session source whose cursor a load sets, and without which nothing is served.
 pub const POSTGRES: &str = "postgres";

@@ -3,7 +3,7 @@
 use bitdex_proto::{
     Error,
     client::Client,
-    query::{Consistency, CountRequest, Facet, FacetRequest, Filter, OpaqueBytes, SearchRequest, Sort},
+    query::{Consistency, CountRequest, ExplainRequest, Facet, FacetRequest, Filter, OpaqueBytes, SearchRequest, Sort},
     wire,
 };
 use serde_json::{Value as Json, json};
@@ -154,6 +154,59 @@ async fn facets_distinct_rows_and_bounded_counts() {
     next["distinct"] = json!("used");
     let (status, refused) = process.post("/v1/search", next.to_string()).await;
     assert_eq!((status, &refused["error"]["code"]), (400, &json!("invalid_argument")), "{refused}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_query_is_explained() {
+    let folder = Folder::new();
+    let process = folder.start();
+    load(&folder, &[&process]).await;
+    ready(&process).await;
+    let (client, schema) = (process.client(), folder.schema());
+    let filter = Some(Filter::parse("cheap AND tags IN [tag1, tag2]", &schema).unwrap());
+    let search = SearchRequest {
+        filter: filter.clone(),
+        sort: vec![Sort { field: "price".into(), descending: true }],
+        limit: 3,
+        now_us: Some(NEW_YEAR_US),
+        count: true,
+        ..SearchRequest::new("items")
+    };
+    let answer = client.search(search.clone()).await.unwrap();
+    let told = client.explain(ExplainRequest::Search(search.clone())).await.unwrap();
+    assert_eq!((told.rows, told.count), (answer.hits.len() as u64, answer.count), "{}", told.text);
+    let [count, page] = told.runs.as_slice() else { panic!("{}", told.text) };
+    assert_eq!(count.plan, "count, block by block");
+    assert!(page.plan.ends_with("by price downwards") && page.considered.len() == 2, "{}", told.text);
+    assert!(page.steps.iter().any(|step| step.what == "used = true" && step.excludes), "{}", told.text);
+    assert!(told.total_us > 0.0 && page.run_us >= page.planning_us, "{}", told.text);
+    // It says which version it is of, as every answer does.
+    let info = told.info.unwrap();
+    assert_eq!((info.sequence, info.now_us), (answer.info.unwrap().sequence, NEW_YEAR_US));
+
+    let counting = ExplainRequest::<Filter, Vec<Sort>>::Count(CountRequest {
+        filter,
+        now_us: Some(NEW_YEAR_US),
+        ..CountRequest::new("items")
+    });
+    let (status, json) = process.post("/v1/explain", serde_json::to_string(&counting).unwrap()).await;
+    assert_eq!((status, &json["count"]), (200, &json!(answer.count)), "{json}");
+    let steps = json["runs"][0]["steps"].as_array().unwrap();
+    assert_eq!(steps.last().unwrap()["rows"], json["count"], "{json}");
+    assert!(json["text"].as_str().unwrap().starts_with("items at record "), "{json}");
+    assert_eq!(json["sequence"], info.sequence);
+    for (request, expected) in [
+        (r#"{"search": {"index": "items", "filter": "pirce < 3"}}"#, "unknown field pirce (did you mean `price`?)"),
+        (r#"{"search": {"index": "items", "limits": 3}}"#, "unknown field `limits`"),
+        (r#"{"facet": {"index": "items"}}"#, "unknown variant `facet`"),
+    ] {
+        let (status, answer) = process.post("/v1/explain", request).await;
+        assert_eq!(status, 400);
+        assert!(answer["error"]["message"].as_str().unwrap().contains(expected), "{answer}");
+    }
+    let nothing = wire::ExplainRequest::default();
+    let error = client.explain(nothing).await.unwrap_err().to_string();
+    assert_eq!(error, "give `search` or `count` to be explained");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -13,6 +13,8 @@ pub(crate) use document::DocumentView;
 pub(crate) use operand::Operand;
 pub(crate) use walk::Walk;
 
+use std::ops::Bound;
+
 use bitdex_proto::{
     schema::{FieldId, KEY_FIELD},
     value::Value,
@@ -31,7 +33,7 @@ use crate::{
 };
 
 /// Both ends of a range of values.
-pub(crate) type Bounds = (std::ops::Bound<Value>, std::ops::Bound<Value>);
+pub(crate) type Bounds = (Bound<Value>, Bound<Value>);
 
 impl State {
     /// Numbers of the blocks in which a document may be present, ascending.
@@ -92,20 +94,51 @@ impl State {
     }
 }
 
+impl State {
+    /// Calls `each` with the blocks in which a layer in memory changes the set of a value within bounds, or of `Exists`;
+    /// some perhaps twice.
+    pub(crate) fn changed_blocks(
+        &self,
+        field: FieldId,
+        values: Option<(Bound<&Value>, Bound<&Value>)>,
+        each: &mut impl FnMut(u16),
+    ) {
+        for layer in self.heap_layers().filter(|layer| !layer.sets.is_empty()) {
+            let (first, last) = match values {
+                Some((first, last)) => (first_key(field, first), last_key(field, last)),
+                None => {
+                    let key = |block| Bound::Included(SetKey { field, term: None, block });
+                    (key(0), key(u16::MAX))
+                }
+            };
+            layer.sets.range(first.as_ref(), last.as_ref()).for_each(|(key, _)| each(key.block));
+        }
+    }
+}
+
+/// Where the sets of values from a bound on begin.
+fn first_key(field: FieldId, bound: Bound<&Value>) -> Bound<SetKey> {
+    let key = |value: &Value, block| SetKey { field, term: Some(value.clone()), block };
+    match bound {
+        Bound::Included(value) => Bound::Included(key(value, 0)),
+        Bound::Excluded(value) => Bound::Excluded(key(value, u16::MAX)),
+        Bound::Unbounded => Bound::Excluded(SetKey { field, term: None, block: u16::MAX }),
+    }
+}
+
+/// Where the sets of values up to a bound end.
+fn last_key(field: FieldId, bound: Bound<&Value>) -> Bound<SetKey> {
+    let key = |value: &Value, block| SetKey { field, term: Some(value.clone()), block };
+    match bound {
+        Bound::Included(value) => Bound::Included(key(value, u16::MAX)),
+        Bound::Excluded(value) => Bound::Excluded(key(value, 0)),
+        Bound::Unbounded => Bound::Excluded(SetKey { field: field + 1, term: None, block: 0 }),
+    }
+}
+
 /// Values within bounds of which a layer changes sets, ascending.
 fn terms_of<'s>(layer: &'s Layer, field: FieldId, bounds: &Bounds) -> impl Iterator<Item = ValueRef<'s>> {
-    use std::ops::Bound::{Excluded, Included, Unbounded};
-    let key = |value: &Value, block| SetKey { field, term: Some(value.clone()), block };
-    let first = match &bounds.0 {
-        Included(value) => Included(key(value, 0)),
-        Excluded(value) => Excluded(key(value, u16::MAX)),
-        Unbounded => Excluded(SetKey { field, term: None, block: u16::MAX }),
-    };
-    let last = match &bounds.1 {
-        Included(value) => Included(key(value, u16::MAX)),
-        Excluded(value) => Excluded(key(value, 0)),
-        Unbounded => Excluded(SetKey { field: field + 1, term: None, block: 0 }),
-    };
+    let (first, last) = (first_key(field, bounds.0.as_ref()), last_key(field, bounds.1.as_ref()));
     let mut previous = None;
     let values =
         layer.sets.range(first.as_ref(), last.as_ref()).filter_map(|(key, _)| key.term.as_ref().map(ValueRef::of));

@@ -1,9 +1,10 @@
 //! The engine by itself: searches for ids and exact counts of the workload's mix, over a store on disk that is built
 //! once and kept, and over the same store with changes that no flush has brought into files. No database, no network, one
-//! thread. Told apart by kind of query; the slowest are named.
+//! thread. Told apart by kind of query; the slowest are named. Then whether the planner picks well.
 
 mod build;
 mod overlay;
+mod plans;
 
 use std::{
     collections::BTreeMap,
@@ -68,12 +69,15 @@ pub(super) fn run(options: &Options) -> Result<()> {
         ));
         let pages = super::search::pages(&state, &queries, NOW_US)?;
         measure("search", &pages, |request| Ok(engine::search(&state, request, NOW_US)?.ids.len() as u64))?;
-        let first: Vec<SearchRequest> = pages.into_iter().filter(|request| request.cursor.is_none()).collect();
+        let first: Vec<SearchRequest> = pages.iter().filter(|request| request.cursor.is_none()).cloned().collect();
         measure(
             "count",
             &first,
             |request| Ok(engine::count(&state, &CountRequest::of_search(request), NOW_US)?.count),
         )?;
+        if ops == 0 {
+            plans::measure(&state, &pages)?;
+        }
     }
     Ok(())
 }
@@ -95,7 +99,6 @@ fn measure(what: &str, requests: &[SearchRequest], ask: impl Fn(&SearchRequest) 
             kinds.entry(kind).or_default().add(*time);
         }
     }
-    let micros = |time: Duration| format!("{:.1}", time.as_secs_f64() * 1e6);
     let rows: Vec<Vec<String>> = kinds
         .iter()
         .map(|(kind, times)| {
@@ -110,6 +113,10 @@ fn measure(what: &str, requests: &[SearchRequest], ask: impl Fn(&SearchRequest) 
         say(format!("  {} µs, {} found: {}", micros(times[n]), found[n], described(&requests[n])));
     }
     Ok(())
+}
+
+fn micros(time: Duration) -> String {
+    format!("{:.1}", time.as_secs_f64() * 1e6)
 }
 
 fn filters(request: &SearchRequest) -> &[Filter] {
