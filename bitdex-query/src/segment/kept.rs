@@ -77,3 +77,35 @@ impl Drop for Ids {
         HELD.fetch_sub(bytes_of(self.block()), Ordering::Relaxed);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_is_shared_with_clones_and_bounded_and_room_comes_back() {
+        let words = Box::new([u64::MAX; WORDS]);
+        let mut first = Kept::new();
+        assert!(first.get().is_none());
+        assert_eq!(first.keep(Block::Array(&[3, 70])).map(|block| block.len()), Some(2));
+        assert_eq!(first.keep(Block::Bits(&words)).map(|block| block.len()), Some(2), "the first stays");
+        let clone = first.clone();
+        first.clear();
+        assert!(first.get().is_none());
+        assert_eq!(clone.get().map(|block| block.iter().collect()), Some(vec![3, 70]));
+
+        let mut kept = Vec::new();
+        loop {
+            let one = Kept::new();
+            if one.keep(Block::Bits(&words)).is_none() {
+                assert!(one.get().is_none());
+                break;
+            }
+            kept.push(one);
+        }
+        // What other tests keep meanwhile takes of the same room.
+        assert!(!kept.is_empty() && (kept.len() - 1) * size_of_val(&*words) <= MOST, "{}", kept.len());
+        kept.clear();
+        assert!(Kept::new().keep(Block::Bits(&words)).is_some());
+    }
+}
