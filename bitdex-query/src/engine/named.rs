@@ -194,7 +194,7 @@ impl<'s> NamedSet<'s> {
     /// Number of ids, about.
     pub(super) fn estimate(&self) -> Result<u64> {
         let documents = self.state.documents();
-        match self.state.files().kept().estimate(self.n) {
+        match self.state.files().filter_sets().estimate(self.n) {
             Some(estimate) => Ok(estimate.min(documents)),
             None => Ok(self.parts()?.estimate(documents)),
         }
@@ -207,13 +207,13 @@ impl<'s> NamedSet<'s> {
         }
         let files = self.state.files();
         let Some(position) = files.position(u32::from(number) >> (SEGMENT_BITS - BLOCK_BITS)) else { return Ok(None) };
-        if let Some(block) = files.kept().get(self.n, position, number) {
+        if let Some(block) = files.filter_sets().get(self.n, position, number) {
             return Ok(Some(block));
         }
         // No layer in memory says anything of it, so it is what files say.
         let mut set = pool.set();
         self.parts()?.evaluate(number, &mut set, pool)?;
-        let block = files.kept().put(self.n, position, number, set.as_block());
+        let block = files.filter_sets().put(self.n, position, number, set.as_block());
         pool.put_set(set);
         Ok(block)
     }
@@ -235,7 +235,7 @@ impl<'s> NamedSet<'s> {
         let untouched = self.touched.binary_search(&number).is_err();
         let files = self.state.files();
         if let Some(position) = files.position(id >> SEGMENT_BITS).filter(|_| untouched)
-            && let Some(block) = files.kept().get(self.n, position, number)
+            && let Some(block) = files.filter_sets().get(self.n, position, number)
         {
             return Ok(block.contains(within_block(id)));
         }

@@ -89,7 +89,7 @@ pub(super) fn render(handle: &PrometheusHandle, service: &Service) -> String {
         gauge!("bitdex_sequence").set(state.sequence() as f64);
         gauge!("bitdex_documents").set(state.documents() as f64);
         gauge!("bitdex_catching_up").set(flag(state.catching_up()));
-        gauge!("bitdex_named_filter_bytes").set(state.files().kept().bytes() as f64);
+        gauge!("bitdex_named_filter_bytes").set(state.files().filter_sets().bytes() as f64);
         if let Some(bytes) = node.pinned_bytes() {
             gauge!("bitdex_pinned_bytes").set(bytes as f64);
         }

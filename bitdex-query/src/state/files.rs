@@ -9,7 +9,7 @@ use bitdex_proto::schema::{FieldId, Schema};
 
 use super::{
     checkpoint::Checkpoint,
-    kept::Kept,
+    filter_sets::FilterSets,
     layout::{Layout, Place},
 };
 use crate::{
@@ -38,7 +38,7 @@ pub struct Files {
     tables: Vec<Option<Arc<TableFile>>>,
     checkpoint: Option<Arc<Checkpoint>>,
     staged: Vec<PathBuf>,
-    kept: Kept,
+    filter_sets: FilterSets,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
     prepared_for: Option<u64>,
 }
@@ -69,7 +69,7 @@ impl Files {
             tables,
             checkpoint: None,
             staged: Vec::new(),
-            kept: Kept::default(),
+            filter_sets: FilterSets::default(),
             prepared_for: None,
         }
     }
@@ -181,8 +181,8 @@ impl Files {
     }
 
     /// What queries keep beside these files.
-    pub(crate) fn kept(&self) -> &Kept {
-        &self.kept
+    pub(crate) fn filter_sets(&self) -> &FilterSets {
+        &self.filter_sets
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -429,7 +429,7 @@ impl<'a> Opening<'a> {
             files.positions.push(files.segments.len() as u16);
         }
         let documents: Vec<u64> = self.files.segments.iter().map(|segment| segment.documents_present()).collect();
-        self.files.kept = Kept::new(self.files.layout.named().len(), &documents);
+        self.files.filter_sets = FilterSets::new(self.files.layout.named().len(), &documents);
         for named in tables {
             let path = self.folder.named(&named.file);
             let Some(place) = self.files.tables.get_mut(named.source) else {

@@ -10,7 +10,7 @@ pub(crate) mod compute;
 mod decoded;
 pub(crate) mod encode;
 mod files;
-mod kept;
+mod filter_sets;
 pub(crate) mod layer;
 pub(crate) mod layout;
 mod rows;

@@ -88,7 +88,7 @@ fn kept_filters_equal_the_naive_model() {
                 let told = crate::engine::explain(&state, &bitdex_proto::query::ExplainRequest::Search(request), now);
                 recognised += usize::from(told.unwrap().text.contains("named filter"));
             }
-            kept += usize::from((0..schema.filters.len()).any(|n| state.files().kept().estimate(n).is_some()));
+            kept += usize::from((0..schema.filters.len()).any(|n| state.files().filter_sets().estimate(n).is_some()));
         }
     }
     println!("{found} rows found, {recognised} queries with a named filter, {kept} versions with kept blocks");

@@ -18,16 +18,16 @@ use crate::segment::{
 const BYTES_MOST: u64 = 64 << 20;
 
 #[derive(Debug, Default)]
-pub(crate) struct Kept {
+pub(crate) struct FilterSets {
     /// By filter.
-    filters: Vec<KeptFilter>,
+    filters: Vec<FilterSet>,
     bytes: AtomicU64,
     /// Blocks that documents are in, about.
     blocks: u64,
 }
 
 #[derive(Debug, Default)]
-struct KeptFilter {
+struct FilterSet {
     /// By position of the segment, then by block in it.
     blocks: Vec<OnceLock<KeptBlock>>,
     /// Of the blocks that are there.
@@ -68,11 +68,11 @@ impl KeptBlock {
     }
 }
 
-impl Kept {
+impl FilterSets {
     /// `documents`: present in each segment.
     pub(super) fn new(filters: usize, documents: &[u64]) -> Self {
         let blocks = || (0..documents.len() * usize::from(BLOCKS_PER_SEGMENT)).map(|_| OnceLock::new()).collect();
-        let filters = (0..filters).map(|_| KeptFilter { blocks: blocks(), ..KeptFilter::default() });
+        let filters = (0..filters).map(|_| FilterSet { blocks: blocks(), ..FilterSet::default() });
         let blocks = documents.iter().map(|documents| documents.div_ceil(1 << BLOCK_BITS)).sum();
         Self { filters: filters.collect(), bytes: AtomicU64::new(0), blocks }
     }
@@ -125,19 +125,19 @@ mod tests {
 
     #[test]
     fn blocks_are_kept_as_they_are_and_up_to_a_limit() {
-        let kept = Kept::new(1, &[1 << 18; 1_000]);
+        let sets = FilterSets::new(1, &[1 << 18; 1_000]);
         let all = [u64::MAX; WORDS];
         let few = [3, 70];
-        assert!(kept.get(0, 0, 0).is_none() && kept.estimate(0).is_none());
-        assert_eq!(kept.put(0, 0, 16, Block::Array(&few)).map(|block| block.len()), Some(2));
-        assert_eq!(kept.put(0, 0, 16, Block::Bits(&all)).map(|block| block.len()), Some(2), "the first stays");
-        assert_eq!(kept.get(0, 0, 0).map(|block| block.iter().collect()), Some(few.to_vec()));
-        assert_eq!((kept.bytes(), kept.estimate(0)), (4, Some(2 * 4 * 1_000)));
-        assert!(kept.put(0, 0, 1, Block::Empty).is_some_and(|block| block.is_empty()));
-        assert!(kept.put(1, 0, 0, Block::Empty).is_none() && kept.put(0, 1_000, 0, Block::Empty).is_none());
+        assert!(sets.get(0, 0, 0).is_none() && sets.estimate(0).is_none());
+        assert_eq!(sets.put(0, 0, 16, Block::Array(&few)).map(|block| block.len()), Some(2));
+        assert_eq!(sets.put(0, 0, 16, Block::Bits(&all)).map(|block| block.len()), Some(2), "the first stays");
+        assert_eq!(sets.get(0, 0, 0).map(|block| block.iter().collect()), Some(few.to_vec()));
+        assert_eq!((sets.bytes(), sets.estimate(0)), (4, Some(2 * 4 * 1_000)));
+        assert!(sets.put(0, 0, 1, Block::Empty).is_some_and(|block| block.is_empty()));
+        assert!(sets.put(1, 0, 0, Block::Empty).is_none() && sets.put(0, 1_000, 0, Block::Empty).is_none());
         let full = (1..1_000).flat_map(|position| (0..16).map(move |block| (position, block)));
-        let put = full.take_while(|(position, block)| kept.put(0, *position, *block, Block::Bits(&all)).is_some());
+        let put = full.take_while(|(position, block)| sets.put(0, *position, *block, Block::Bits(&all)).is_some());
         assert_eq!(put.count() as u64, BYTES_MOST / 8192 - 1);
-        assert!(kept.bytes() <= BYTES_MOST);
+        assert!(sets.bytes() <= BYTES_MOST);
     }
 }
