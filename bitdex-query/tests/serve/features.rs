@@ -180,9 +180,10 @@ async fn a_query_is_explained() {
     assert!(page.plan.ends_with("by price downwards") && page.considered.len() == 2, "{}", told.text);
     assert!(page.steps.iter().any(|step| step.what == "used = true" && step.excludes), "{}", told.text);
     assert!(told.total_us > 0.0 && page.run_us >= page.planning_us, "{}", told.text);
-    // It says which version it is of, as every answer does.
+    // It says which version it is of, as every answer does. The writer may have put a record of its own behind.
     let info = told.info.unwrap();
-    assert_eq!((info.sequence, info.now_us), (answer.info.unwrap().sequence, NEW_YEAR_US));
+    assert!(info.sequence >= answer.info.unwrap().sequence, "{}", told.text);
+    assert_eq!(info.now_us, NEW_YEAR_US);
 
     let counting = ExplainRequest::<Filter, Vec<Sort>>::Count(CountRequest {
         filter,
@@ -194,7 +195,7 @@ async fn a_query_is_explained() {
     let steps = json["runs"][0]["steps"].as_array().unwrap();
     assert_eq!(steps.last().unwrap()["rows"], json["count"], "{json}");
     assert!(json["text"].as_str().unwrap().starts_with("items at record "), "{json}");
-    assert_eq!(json["sequence"], info.sequence);
+    assert!(json["sequence"].as_u64().is_some_and(|sequence| sequence >= info.sequence), "{json}");
     for (request, expected) in [
         (r#"{"search": {"index": "items", "filter": "pirce < 3"}}"#, "unknown field pirce (did you mean `price`?)"),
         (r#"{"search": {"index": "items", "limits": 3}}"#, "unknown field `limits`"),
