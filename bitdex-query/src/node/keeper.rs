@@ -34,8 +34,8 @@ use crate::{
     },
 };
 
-/// How much a background thread steps back for those that answer.
-pub(super) const NICE: i32 = 10;
+/// How much a background thread steps back behind the log's thread, which starts it and has stepped back itself.
+pub(super) const NICE: i32 = 5;
 
 /// Why a job came to nothing.
 #[derive(Debug)]

@@ -140,6 +140,7 @@ impl Server {
             node = Node::open(self.options.clone()) => node?,
             reason = &mut stop => return Ok(reason),
         };
+        self.service.opened(Arc::clone(&node));
         let state = node.current();
         tracing::info!(
             role = node.role().as_str(),
@@ -148,7 +149,6 @@ impl Server {
             progress = state.readiness().progress,
             "store opened"
         );
-        self.service.opened(Arc::clone(&node));
         self.node = Some(Arc::clone(&node));
         let ends = self.fronts.iter_mut().map(|(name, front)| Box::pin(async move { front_ended(name, front.await) }));
         tokio::select! {
