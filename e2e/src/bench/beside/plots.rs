@@ -16,6 +16,9 @@ const WHOS: [(Who, RGBColor); 4] = [
 ];
 const SIZE: (u32, u32) = (960, 600);
 const FONT: (&str, u32) = ("sans-serif", 16);
+/// (x, y)
+type Points = Vec<(f64, f64)>;
+
 /// A query that matches nothing has no place on a logarithmic axis; it stands here, in documents.
 const NOTHING: f64 = 0.5;
 
@@ -43,7 +46,7 @@ fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
 
 fn selectivity(report: &Report, kind: Kind, file: &Path) -> Drawn {
     let nothing = NOTHING / f64::from(report.documents());
-    let series: Vec<(Who, RGBColor, Vec<(f64, f64)>)> = WHOS
+    let series: Vec<(Who, RGBColor, Points)> = WHOS
         .iter()
         .map(|(who, colour)| {
             let points = report.points(kind, *who).into_iter().map(|point| (point.share.max(nothing), point.micros));
@@ -92,7 +95,7 @@ fn sizes(reports: &[Report], kind: Kind, grows: &str, file: &Path) -> Drawn {
         });
         points.collect()
     };
-    let series: Vec<(Who, RGBColor, Vec<(f64, f64)>, Vec<(f64, f64)>)> =
+    let series: Vec<(Who, RGBColor, Points, Points)> =
         WHOS.iter().map(|(who, colour)| (*who, *colour, at(*who, 0.99), at(*who, 0.5))).collect();
     let all = || series.iter().flat_map(|(.., p99, p50)| p99.iter().chain(p50));
     let root = SVGBackend::new(file, SIZE).into_drawing_area();

@@ -372,7 +372,7 @@ impl Tantivy {
                 None => return Ok(()),
                 Some(mut postings) => {
                     let within = postings.seek(start);
-                    Source::One { postings, within }
+                    Source::One { postings: Box::new(postings), within }
                 }
             },
             Some(terms) => {
@@ -467,7 +467,7 @@ impl Tantivy {
 /// Documents that may match, ascending.
 enum Source {
     All(DocId),
-    One { postings: BlockSegmentPostings, within: usize },
+    One { postings: Box<BlockSegmentPostings>, within: usize },
     Union(Vec<SegmentPostings>),
 }
 
