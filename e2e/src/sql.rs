@@ -90,16 +90,20 @@ fn compare(field: &Field, comparator: Comparator, value: &str) -> String {
     format!("v{collation} {} {value}", operator(comparator))
 }
 
-fn array(field: &Field, values: &[String]) -> String {
-    let ty = match field.ty {
+/// Postgres' type for one value of a field.
+pub fn type_name(ty: FieldType) -> &'static str {
+    match ty {
         FieldType::Int => "int8",
         FieldType::Decimal(_) => "numeric",
         FieldType::Float => "float8",
         FieldType::Bool => "bool",
         FieldType::Timestamp => "timestamptz",
         FieldType::String => "text",
-    };
-    format!("ARRAY[{}]::{ty}[]", values.join(", "))
+    }
+}
+
+fn array(field: &Field, values: &[String]) -> String {
+    format!("ARRAY[{}]::{}[]", values.join(", "), type_name(field.ty))
 }
 
 fn literal(field: &Field, literal: &Literal, now_us: i64) -> Result<String> {

@@ -21,7 +21,7 @@ use super::{
     set::Set,
     tree::{And, Child, Node},
 };
-use crate::log::Result;
+use crate::{log::Result, segment::sets::Block};
 
 /// Runs that are told one by one; of those that follow only how many there were.
 const RUNS: usize = 4;
@@ -243,28 +243,25 @@ impl Trace {
         }
     }
 
+    /// Makes the ids of a step of several parts by themselves.
+    fn apart(&self, child: &Child<'_>, number: u16, pool: &mut Pool, take: impl FnOnce(Block<'_>)) -> Result<()> {
+        let mut own = pool.set();
+        self.unite(child, number, &mut own, pool)?;
+        take(own.as_block());
+        pool.put_set(own);
+        Ok(())
+    }
+
     fn restrict(&self, child: &Child<'_>, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         match &child.node {
-            Node::Or(_) | Node::And(_) => {
-                let mut own = pool.set();
-                self.unite(child, number, &mut own, pool)?;
-                set.and(own.as_block());
-                pool.put_set(own);
-                Ok(())
-            }
+            Node::Or(_) | Node::And(_) => self.apart(child, number, pool, |ids| set.and(ids)),
             node => node.restrict(number, set, pool),
         }
     }
 
     fn exclude(&self, child: &Child<'_>, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         match &child.node {
-            Node::Or(_) | Node::And(_) => {
-                let mut own = pool.set();
-                self.unite(child, number, &mut own, pool)?;
-                set.and_not(own.as_block());
-                pool.put_set(own);
-                Ok(())
-            }
+            Node::Or(_) | Node::And(_) => self.apart(child, number, pool, |ids| set.and_not(ids)),
             node => node.exclude(number, set, pool),
         }
     }

@@ -8,7 +8,7 @@ use std::{fmt::Display, path::Path, sync::Arc};
 use bitdex_proto::{schema::Schema, wire};
 use prost::Message as _;
 
-use super::structure;
+use super::{of_one_version, structure};
 use crate::{
     log::{
         Error, Result,
@@ -19,8 +19,6 @@ use crate::{
     store::{Folder, is_pack, manifest::Manifest, pack::Pack},
 };
 
-/// How often a version is tried that changes while its files are opened.
-const ATTEMPTS: usize = 20;
 /// More findings than these are counted, not kept.
 const KEPT: usize = 1000;
 
@@ -95,21 +93,12 @@ struct Opened {
 
 /// `progress` is told what is being looked at. An error means that there is nothing to check; all else is a finding.
 pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&str)) -> Result<Checked> {
-    let mut left = ATTEMPTS;
-    let opened = loop {
-        let manifest = Manifest::read(&folder.manifest())?.ok_or_else(|| {
-            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", folder.root().display()))
-        })?;
+    let look = |manifest: &Manifest| {
         manifest.check_definition(folder.root(), &schema.index, &schema.hash)?;
         progress(&format!("opening the version at record {} and the log behind it", manifest.next_sequence - 1));
-        let opened = open(folder, &manifest, schema)?;
-        left -= 1;
-        // What is wrong may only be that the manifest has been replaced.
-        let is_current = || Ok::<_, Error>(Manifest::read(&folder.manifest())?.as_ref() == Some(&manifest));
-        if opened.findings.is_empty() || left == 0 || is_current()? {
-            break opened;
-        }
+        open(folder, manifest, schema)
     };
+    let opened = of_one_version(folder, look, |opened| opened.findings.is_empty())?;
     let Opened { packs, state, records, findings } = opened;
     let mut checked = Checked { findings, records, files: packs.len(), ..Checked::default() };
     for (number, pack) in (1..).zip(&packs) {

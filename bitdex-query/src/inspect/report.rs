@@ -11,6 +11,7 @@ use std::{
 use bitdex_proto::schema::Schema;
 use serde::Serialize;
 
+use super::of_one_version;
 use crate::{
     election::read_address,
     log::{
@@ -27,9 +28,6 @@ use crate::{
         pack::{Pack, PackKind, SectionKind},
     },
 };
-
-/// How often a store is looked at whose manifest is replaced meanwhile.
-const ATTEMPTS: usize = 20;
 
 #[derive(Debug, Serialize)]
 pub struct Report {
@@ -106,22 +104,11 @@ pub struct SectionReport {
 impl Report {
     /// `schema`: to name fields; that of another store is refused.
     pub fn read(folder: &Folder, schema: Option<&Arc<Schema>>) -> Result<Self> {
-        let mut left = ATTEMPTS;
-        loop {
-            let manifest = Manifest::read(&folder.manifest())?.ok_or_else(|| {
-                let root = folder.root().display();
-                Error::Foreign(format!("the data folder {root} holds no store: it has no MANIFEST"))
-            })?;
-            let report = Self::of(folder, schema, manifest.clone())?;
-            left -= 1;
-            // What is wrong may only be that the manifest has been replaced.
-            if report.problems.is_empty()
-                || left == 0
-                || Manifest::read(&folder.manifest())?.as_ref() == Some(&manifest)
-            {
-                return Ok(report);
-            }
-        }
+        of_one_version(
+            folder,
+            |manifest| Self::of(folder, schema, manifest.clone()),
+            |report| report.problems.is_empty(),
+        )
     }
 
     fn of(folder: &Folder, schema: Option<&Arc<Schema>>, manifest: Manifest) -> Result<Self> {

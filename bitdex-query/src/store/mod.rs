@@ -30,6 +30,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use self::manifest::Manifest;
 use crate::log::{
     Error, Result,
     disk::{Disk, TEMPORARY},
@@ -69,6 +70,13 @@ impl Folder {
 
     pub fn manifest(&self) -> PathBuf {
         self.root.join("MANIFEST")
+    }
+
+    /// The newest manifest; a folder without one holds no store.
+    pub fn read_manifest(&self) -> Result<Manifest> {
+        Manifest::read(&self.manifest())?.ok_or_else(|| {
+            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", self.root.display()))
+        })
     }
 
     pub fn frontier(&self) -> PathBuf {

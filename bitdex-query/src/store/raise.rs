@@ -42,19 +42,13 @@ pub fn answer(folder: &Folder, disk: &dyn Disk, manifest: &Manifest, newest: u32
 
 /// Raises the store to the newest format, by itself or through its writer. Answers the format before.
 pub fn raise(folder: &Folder, patience: Duration) -> Result<u32> {
-    let path = folder.manifest();
-    let read = || {
-        Manifest::read(&path)?.ok_or_else(|| {
-            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", folder.root().display()))
-        })
-    };
-    let before = read()?.format;
+    let before = folder.read_manifest()?.format;
     let deadline = Instant::now() + patience;
     let mut asked = false;
-    while read()?.format < format::NEWEST {
+    while folder.read_manifest()?.format < format::NEWEST {
         if let Some(_lock) = try_lock(&folder.lock())? {
-            let manifest = Manifest { format: format::NEWEST, ..read()? };
-            manifest.publish(&RealDisk, &path)?;
+            let manifest = Manifest { format: format::NEWEST, ..folder.read_manifest()? };
+            manifest.publish(&RealDisk, &folder.manifest())?;
             remove(&RealDisk, &folder.raise())?;
             break;
         }

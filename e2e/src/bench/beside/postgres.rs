@@ -156,14 +156,7 @@ impl<'a> Table<'a> {
 }
 
 fn column(field: &Field) -> String {
-    let ty = match field.ty {
-        FieldType::Int => "int8",
-        FieldType::Decimal(_) => "numeric",
-        FieldType::Float => "float8",
-        FieldType::Bool => "bool",
-        FieldType::Timestamp => "timestamptz",
-        FieldType::String => "text",
-    };
+    let ty = sql::type_name(field.ty);
     match (field.many, field.ty) {
         (true, _) => format!("{ty}[]"),
         (false, FieldType::String) => format!("{ty} COLLATE \"C\""),
