@@ -11,6 +11,7 @@ use bitdex_proto::{Error, definition::Definition};
 use bitdex_query::{
     cli::{Check, Cli, Command, Inspect, LogFormat, Serve},
     inspect::{self, Report, check::Checked},
+    mapping::slices::set_slice,
     server::Server,
     store::{Folder, format, raise::raise},
 };
@@ -23,6 +24,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `EX_USAGE`: trying again with the same configuration cannot succeed.
 const BAD_CONFIGURATION: u8 = 64;
+/// How long a thread that answers keeps a core that another one that answers waits for.
+const ANSWERING: Duration = Duration::from_micros(500);
 /// How often a check tells how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
 
@@ -45,6 +48,12 @@ fn main() -> ExitCode {
     exit(result.map(|()| true))
 }
 
+/// A thread that answers takes the core from those that change, as soon as there is something to answer. Where it is
+/// refused, answers wait a little longer.
+fn answer_soon() {
+    let _ = set_slice(Some(ANSWERING));
+}
+
 /// `Ok(false)`: something is wrong, and was told.
 fn exit(result: anyhow::Result<bool>) -> ExitCode {
     match result {
@@ -61,7 +70,11 @@ fn exit(result: anyhow::Result<bool>) -> ExitCode {
 fn run(options: &Serve) -> anyhow::Result<()> {
     start_logging(options.log_format, &options.log)?;
     let definition = Definition::load(&options.definition)?;
-    let runtime = tokio::runtime::Runtime::new().context("the runtime cannot start")?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .on_thread_start(answer_soon)
+        .build()
+        .context("the runtime cannot start")?;
     runtime.block_on(async {
         let mut terminate = signal(SignalKind::terminate())?;
         let mut interrupt = signal(SignalKind::interrupt())?;

@@ -32,7 +32,7 @@ use crate::{
         segment::{SegmentEnd, segment_path},
         writer::{LogOptions, LogWriter},
     },
-    mapping::{Frontier, frontier},
+    mapping::{Frontier, frontier, slices::set_slice},
     state::{Decoded, Files, State, Unsettled},
     store::{
         format,
@@ -51,7 +51,7 @@ const PUBLISH: Duration = Duration::from_millis(20);
 /// From so many records on, they are decoded by a thread of their own.
 const MANY: u64 = 64;
 /// How much the log's thread steps back for those that answer queries.
-const NICE: i32 = 5;
+const NICE: i32 = 10;
 /// Records that wait, decoded.
 const DECODED: usize = 16;
 /// How often a manifest whose files are gone is read again before that counts as damage.
@@ -100,9 +100,10 @@ struct Seen {
 }
 
 pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: oneshot::Sender<WireResult<()>>) {
-    // On Linux this is of the thread, and of those that it starts: what answers goes before what changes. Where it is
-    // refused, it is only ruder.
+    // On Linux these are of the thread, and of those that it starts: what answers goes before what changes. Where they
+    // are refused, it is only ruder.
     let _ = rustix::process::nice(NICE);
+    let _ = set_slice(None);
     let mut worker = Worker::new(Arc::clone(&shared), commands);
     let unwinding = FailOnUnwind(&shared);
     match worker.start() {

@@ -3,7 +3,8 @@
 //!
 //! Made from the codes when it is first asked for, and kept as long as the file is open.
 
-use super::columns::Column;
+use std::ops::Range;
+
 use crate::log::Result;
 
 /// Ids that are kept.
@@ -20,15 +21,20 @@ pub struct Ahead {
 }
 
 impl Ahead {
-    pub(super) fn of(column: &Column, other: &Column) -> Result<Self> {
+    /// `ranked`: appends (code, id) at some of as many ranks. `other`: the code in the other column.
+    pub(super) fn of(
+        mut left: usize,
+        ranked: impl Fn(Range<usize>, &mut Vec<(u64, u32)>) -> Result<()>,
+        other: impl Fn(u32) -> Result<Option<u64>>,
+    ) -> Result<Self> {
         let mut ahead = Self { first: Vec::new(), rest: None };
-        let (mut left, mut pairs) = (column.len(), Vec::with_capacity(CHUNK));
+        let mut pairs = Vec::with_capacity(CHUNK);
         while left > 0 {
             pairs.clear();
-            column.ranked_pairs(left.saturating_sub(CHUNK)..left, &mut pairs)?;
+            ranked(left.saturating_sub(CHUNK)..left, &mut pairs)?;
             left = left.saturating_sub(CHUNK);
             for (code, id) in pairs.iter().rev().copied() {
-                if other.get(id)?.is_some_and(|beside| beside >= code) {
+                if other(id)?.is_some_and(|beside| beside >= code) {
                     continue;
                 }
                 if ahead.first.len() == KEPT {

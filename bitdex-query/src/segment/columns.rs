@@ -24,7 +24,10 @@
 //! 6     order   u32: positions of ids that have a code
 //! ```
 
-use std::sync::{Arc, OnceLock};
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
 
 use bitdex_proto::schema::FieldId;
 use bytemuck::{Pod, Zeroable};
@@ -520,7 +523,7 @@ impl Column {
         if let Some(ahead) = self.ahead.get() {
             return Ok(ahead);
         }
-        let ahead = Ahead::of(self, other)?;
+        let ahead = Ahead::of(self.len(), |ranks, pairs| self.ranked_pairs(ranks, pairs), |id| other.get(id))?;
         Ok(self.ahead.get_or_init(|| ahead))
     }
 
@@ -567,7 +570,7 @@ impl Column {
     }
 
     /// (code, id) at these ranks, appended.
-    pub fn ranked_pairs(&self, ranks: std::ops::Range<usize>, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
+    pub fn ranked_pairs(&self, ranks: Range<usize>, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
         let bytes = self.order.slice::<u8>(&self.section, ranks.start.saturating_mul(3), ranks.len() * 3)?;
         // Where the order follows the ids, many in a row are of one block.
         let mut last = None;
@@ -657,6 +660,7 @@ pub struct SparseColumn {
     order: Part,
     /// By number of the block, once it was looked into.
     blocks: Box<[OnceLock<Box<Overridden>>]>,
+    ahead: OnceLock<Ahead>,
 }
 
 impl SparseColumn {
@@ -674,7 +678,8 @@ impl SparseColumn {
             None => 0,
         };
         let blocks = (0..blocks).map(|_| OnceLock::new()).collect();
-        Ok(Some(Self { section, keys, values, codes, codeless, order, blocks }))
+        let ahead = OnceLock::new();
+        Ok(Some(Self { section, keys, values, codes, codeless, order, blocks, ahead }))
     }
 
     /// `None`: says nothing of this id. `Some(None)`: null.
@@ -721,9 +726,24 @@ impl SparseColumn {
         Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, &ids)))))
     }
 
-    /// Reads it, and makes what queries would make at their first look into each block.
-    pub fn warm(&self) -> Result<()> {
-        (0..self.blocks.len()).try_for_each(|number| self.block(number as u16).map(|_| ()))
+    /// Where it is not known to be behind another column of its checkpoint, always the same one; `None`: there is none.
+    pub fn ahead_of(&self, other: Option<&Self>) -> Result<&Ahead> {
+        if let Some(ahead) = self.ahead.get() {
+            return Ok(ahead);
+        }
+        let ranked = |mut ranks: Range<usize>, pairs: &mut Vec<(u64, u32)>| {
+            ranks.try_for_each(|rank| self.ranked(rank).map(|pair| pairs.push(pair)))
+        };
+        let beside = |id| other.map_or(Ok(None), |other| other.get(id).map(Option::flatten));
+        let ahead = Ahead::of(self.values, ranked, beside)?;
+        Ok(self.ahead.get_or_init(|| ahead))
+    }
+
+    /// Reads it, and makes what queries would make at their first look. `beside`: as for [`SparseColumn::ahead_of`],
+    /// where there may be such a column.
+    pub fn warm(&self, beside: Option<Option<&Self>>) -> Result<()> {
+        (0..self.blocks.len()).try_for_each(|number| self.block(number as u16).map(|_| ()))?;
+        beside.map_or(Ok(()), |beside| self.ahead_of(beside).map(|_| ()))
     }
 
     fn code(&self, n: usize) -> Result<Option<u64>> {

@@ -34,7 +34,7 @@ use crate::{
 pub(super) const MAX_WAIT: Duration = Duration::from_secs(10);
 /// A query that takes longer is begun anew where it holds up no other call, and where it ends with its call. Nearly all
 /// take a small part of this, and to hand a thread's other tasks over would cost more than they do.
-const AT_ONCE: Duration = Duration::from_millis(2);
+const AT_ONCE: Duration = Duration::from_millis(10);
 /// The session source whose cursor tokens carry.
 pub(super) const POSTGRES: &str = "postgres";
 

@@ -273,7 +273,7 @@ impl Files {
                 }
             }
             if let Some(column) = self.overrides(field).filter(|_| go_on()) {
-                let _ = column.warm();
+                let _ = column.warm(follows.map(|visible| self.overrides(visible)));
             }
         }
         if !before.is_used() {

@@ -96,6 +96,9 @@ impl Entry for Ranked {
 pub(crate) struct LayerColumn {
     codes: Codes,
     order: Sorted<Entries<Ranked>>,
+    /// Of a column that follows `visible_at`, those whose code there is not known to be as great; see
+    /// [`LayerColumn::compare`].
+    ahead: Sorted<Entries<Ranked>>,
 }
 
 impl LayerColumn {
@@ -149,10 +152,31 @@ impl LayerColumn {
         moved.sort_unstable();
         self.order.change(&moved);
         self.codes.change(codes);
+        if !self.ahead.is_empty() {
+            moved.retain(|(_, present)| !present);
+            self.ahead.change(&moved);
+        }
+    }
+
+    /// Finds out which of the ids are ahead of `other`: those of which the layer does not say that their code in `other`
+    /// is as great. To be called for all whose code was said anew in either column; ids ascend, none twice.
+    pub(crate) fn compare(&mut self, other: &Self, ids: impl Iterator<Item = u32>) {
+        let ranked = ids.filter_map(|id| {
+            let code = self.get(id).flatten()?;
+            Some(((code, id), other.get(id).flatten().is_none_or(|beside| beside < code)))
+        });
+        let mut ranked: Vec<_> = ranked.filter(|(_, ahead)| *ahead || !self.ahead.is_empty()).collect();
+        ranked.sort_unstable();
+        self.ahead.change(&ranked);
+    }
+
+    /// See [`LayerColumn::compare`]: those with this code or a greater one.
+    pub(crate) fn ahead(&self, from: u64) -> Order<'_> {
+        Order(self.ahead.range(Bound::Included(&(from, 0)), Bound::Unbounded))
     }
 
     fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.order.bytes()
+        self.codes.bytes() + self.order.bytes() + self.ahead.bytes()
     }
 }
 

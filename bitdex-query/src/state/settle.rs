@@ -154,7 +154,7 @@ impl Effects {
             held_rows.change(rows);
             write_sets(layout, sets, &wide, held_sets);
         };
-        let write_columns = || write_columns(columns, &wide, held_columns);
+        let write_columns = || write_columns(layout, columns, &wide, held_columns);
         if rows.len() as u64 >= PARALLEL {
             std::thread::scope(|scope| {
                 scope.spawn(write_columns);
@@ -182,16 +182,24 @@ fn write_sets(layout: &Layout, sets: Vec<FieldSets>, wide: &[Wide], held: &mut L
     }
 }
 
-fn write_columns(columns: Vec<Vec<(u32, Option<u64>)>>, wide: &[Wide], held: &mut [LayerColumn]) {
-    for (mut codes, column) in columns.into_iter().zip(held.iter_mut()) {
+fn write_columns(layout: &Layout, mut columns: Vec<Vec<(u32, Option<u64>)>>, wide: &[Wide], held: &mut [LayerColumn]) {
+    for (codes, column) in columns.iter_mut().zip(held.iter_mut()) {
         codes.sort_unstable_by_key(|(id, _)| *id);
-        column.change(&codes);
+        column.change(codes);
     }
     for Wide { field, ids, change } in wide {
         if let WideChange::Code(code) = change
             && let Some(column) = held.get_mut(*field)
         {
             column.change(&ids.iter().map(|id| (id, *code)).collect::<Vec<_>>());
+        }
+    }
+    let Some(visible) = layout.schema.visible_at.and_then(|field| held.get(field)).cloned() else { return };
+    for (field, column) in held.iter_mut().enumerate().filter(|(field, _)| layout.follows_visible_at(*field)) {
+        let singly = columns.get(field).into_iter().flatten().map(|(id, _)| *id);
+        column.compare(&visible, singly);
+        for Wide { ids, .. } in wide.iter().filter(|wide| wide.field == field) {
+            column.compare(&visible, ids.iter());
         }
     }
 }

@@ -172,20 +172,13 @@ impl<'s> ColumnView<'s> {
         }
         let Some(from) = most.checked_add(1) else { return Ok(Some(found)) };
         if let Some(checkpoint) = self.checkpoint {
-            let ranks = checkpoint.rank(from, 0)?..checkpoint.values();
-            if ranks.len() > EACH {
-                return Ok(None);
-            }
-            for rank in ranks {
-                look_at(checkpoint.ranked(rank)?.1)?;
-            }
+            let Some(ids) = checkpoint.ahead_of(other.checkpoint)?.above(most) else { return Ok(None) };
+            ids.iter().try_for_each(|(_, id)| look_at(*id))?;
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {
-            let mut order = layer.order((from, 0)..);
-            for (_, id) in order.by_ref().take(EACH) {
-                look_at(id)?;
-            }
-            if order.next().is_some() {
+            let mut ahead = layer.ahead(from);
+            ahead.by_ref().take(EACH).try_for_each(|(_, id)| look_at(id))?;
+            if ahead.next().is_some() {
                 return Ok(None);
             }
         }

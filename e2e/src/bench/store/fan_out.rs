@@ -24,7 +24,7 @@ use bitdex_proto::{
 
 use super::{READY, feed, feed::Feeder, wait_for_writer};
 use crate::{
-    bench::{Latencies, Results, usage},
+    bench::{Latencies, Results, search, usage},
     folders,
     processes::{Binaries, Pod},
     terminal::{count, say},
@@ -64,7 +64,10 @@ pub(super) async fn measure(binaries: &Binaries, logs: &Path, results: &mut Resu
 
     let asked = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
     let stop = Arc::new(AtomicBool::new(false));
-    let queries = tokio::spawn(ask(asked.clone(), Arc::clone(&stop)));
+    let queries = tokio::task::spawn_blocking({
+        let (grpc, stop) = (reader.grpc().to_owned(), Arc::clone(&stop));
+        move || search::apart(async || ask(&grpc, &stop).await)
+    });
     let before = log_bytes(&data)?;
     let mut visible = Latencies::default();
     for state in 1..=CHANGES {
@@ -108,7 +111,8 @@ pub(super) async fn measure(binaries: &Binaries, logs: &Path, results: &mut Resu
 }
 
 /// Searches, one after the other, until stopped.
-async fn ask(client: Client, stop: Arc<AtomicBool>) -> Result<Latencies> {
+async fn ask(grpc: &str, stop: &AtomicBool) -> Result<Latencies> {
+    let client = Client::connect(vec![grpc.into()])?.with_deadline(Duration::from_secs(30));
     let mut latencies = Latencies::default();
     for n in 0.. {
         if stop.load(Ordering::Relaxed) {

@@ -18,7 +18,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use anyhow::{Context as _, Result, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use bitdex_proto::{
     client::{Client, IngestClient},
     definition::Definition,
@@ -51,6 +51,8 @@ const REST: Duration = Duration::from_secs(8);
 const BATCH: usize = 10_000;
 /// Ops in the log behind the last flush, for replay.
 const TAIL: usize = 1_000_000;
+/// How much the thread that makes ops steps back.
+const GENERATOR_NICE: i32 = 10;
 /// Ops a second while searches are measured under ingestion.
 const PACE: usize = 50_000;
 
@@ -288,7 +290,6 @@ impl Place<'_> {
         let client = ingest(writer)?;
         let mut feeder = Feeder::open(&client, schema, "postgres").await?;
         let memory = [Watch::start(pid(writer)?), Watch::start(pid(reader)?)];
-        let search = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
         let start = Instant::now();
         // Made as they are sent, in a thread of their own: so many do not fit into memory.
         let (sender, mut receiver) = tokio::sync::mpsc::channel::<(Vec<wire::Op>, i64)>(50);
@@ -306,7 +307,8 @@ impl Place<'_> {
             }
             anyhow::Ok((sent, start.elapsed()))
         };
-        let asking = async {
+        let asking = async || {
+            let search = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
             let mut latencies = Latencies::default();
             for query in queries.iter().cycle() {
                 if start.elapsed() >= lasts {
@@ -323,6 +325,8 @@ impl Place<'_> {
         };
         let (fed, asked) = std::thread::scope(|scope| {
             scope.spawn(move || {
+                // On Linux this is of the thread. It is no part of what is measured.
+                let _ = rustix::process::nice(GENERATOR_NICE);
                 for _ in 0..batches {
                     // An error of the sender is a feeder that failed, which tells its own.
                     let Ok(ops) = changes.batch(EACH) else { break };
@@ -331,11 +335,12 @@ impl Place<'_> {
                     }
                 }
             });
-            tokio::task::block_in_place(|| {
-                tokio::runtime::Handle::current().block_on(async { tokio::join!(feeding, asking) })
-            })
+            let asking = scope.spawn(|| search::apart(asking));
+            let fed = tokio::task::block_in_place(|| tokio::runtime::Handle::current().block_on(feeding));
+            (fed, asking.join())
         });
-        let ((sent, elapsed), latencies) = (fed?, asked?);
+        let (sent, elapsed) = fed?;
+        let latencies = asked.map_err(|_| anyhow!("the queries panicked"))??;
         let p99 = latencies.percentile(0.99);
         say(format!(
             "{} ops/s paced for {}: {} searches over gRPC, p50 {:.0} µs, p99 {:.0} µs, slowest {:.1} ms",
