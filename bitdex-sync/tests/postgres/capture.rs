@@ -493,11 +493,12 @@ async fn a_load_says_from_where_external_ops_follow() {
         rows_per_part: 1,
     };
     let another = PgCursor { token: "another".into(), ..follower.cursor.clone() };
+    let finished = PgCursor { external: None, ..follower.cursor.clone() };
     let unfinished = PgCursor { external: Some("7:7:".parse().unwrap()), ..follower.cursor.clone() };
     for (before, expected) in [
         (None, "1:1:".to_owned()),
         (Some(another), "1:1:".to_owned()),
-        (Some(follower.cursor.clone()), follower.cursor.snapshot.to_string()),
+        (Some(finished), follower.cursor.snapshot.to_string()),
         (Some(unfinished), "7:7:".to_owned()),
     ] {
         let error = loader.load(None, before, &Progress::new(false, None)).await.unwrap_err();
