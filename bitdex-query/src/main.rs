@@ -11,7 +11,7 @@ use bitdex_proto::{Error, definition::Definition};
 use bitdex_query::{
     cli::{Check, Cli, Command, Inspect, LogFormat, Serve},
     inspect::{self, Report, check::Checked},
-    mapping::slices::set_slice,
+    mapping::slices::{ANSWERING, set_slice},
     server::Server,
     store::{Folder, format, raise::raise},
 };
@@ -24,8 +24,6 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 /// `EX_USAGE`: trying again with the same configuration cannot succeed.
 const BAD_CONFIGURATION: u8 = 64;
-/// How long a thread that answers keeps a core that another one that answers waits for.
-const ANSWERING: Duration = Duration::from_micros(500);
 /// How often a check tells how far it is.
 const PROGRESS: Duration = Duration::from_secs(1);
 

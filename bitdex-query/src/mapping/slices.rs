@@ -5,6 +5,9 @@
 
 use std::{io, mem, time::Duration};
 
+/// Of a thread that answers: how long it keeps a core that another one that answers waits for.
+pub const ANSWERING: Duration = Duration::from_micros(500);
+
 /// Asks for slices of this length for this thread, and for those that it starts; `None`: the system's own. Older kernels
 /// take no notice.
 pub fn set_slice(slice: Option<Duration>) -> io::Result<()> {

@@ -198,7 +198,9 @@ fn write_columns(layout: &Layout, mut columns: Vec<Vec<(u32, Option<u64>)>>, wid
     for (field, column) in held.iter_mut().enumerate().filter(|(field, _)| layout.follows_visible_at(*field)) {
         let singly = columns.get(field).into_iter().flatten().map(|(id, _)| *id);
         column.compare(&visible, singly);
-        for Wide { ids, .. } in wide.iter().filter(|wide| wide.field == field) {
+        for Wide { ids, .. } in
+            wide.iter().filter(|wide| wide.field == field && matches!(wide.change, WideChange::Code(_)))
+        {
             column.compare(&visible, ids.iter());
         }
     }

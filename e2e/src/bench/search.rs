@@ -7,7 +7,11 @@ use bitdex_proto::{
     client::Client,
     query::{CountRequest, OpaqueBytes, SearchRequest},
 };
-use bitdex_query::{engine, mapping::slices::set_slice, state::State};
+use bitdex_query::{
+    engine,
+    mapping::slices::{ANSWERING, set_slice},
+    state::State,
+};
 
 use super::Latencies;
 use crate::{terminal::table, workload::queries::Query};
@@ -62,8 +66,13 @@ pub(super) fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) ->
 /// may block.
 pub(super) fn apart<T>(run: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
     // Where it is refused, the client itself may wait for a core, which counts as latency.
-    let _ = set_slice(Some(Duration::from_micros(500)));
+    let _ = set_slice(Some(ANSWERING));
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run())
+}
+
+/// A client that waits for any answer that may still count.
+pub(super) fn client(grpc: &str) -> Result<Client> {
+    Ok(Client::connect(vec![grpc.into()])?.with_deadline(Duration::from_secs(30)))
 }
 
 pub(super) async fn through_grpc(client: &Client, pages: &[SearchRequest]) -> Result<Latencies> {

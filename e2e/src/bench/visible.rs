@@ -10,7 +10,7 @@ use bitdex_proto::{
 };
 use tokio::task::JoinSet;
 
-use super::{Latencies, Results};
+use super::{Latencies, Results, search};
 use crate::{
     postgres,
     stage::{Stage, find_role},
@@ -24,8 +24,7 @@ const WRITERS: u32 = 4;
 
 pub(super) async fn measure(stage: &Stage, results: &mut Results) -> Result<()> {
     let reader = find_role(&stage.pair, &stage.index(), "reader").await?;
-    let address = stage.pair.pods[reader].grpc().to_owned();
-    let client = Client::connect(vec![address])?.with_deadline(Duration::from_secs(30));
+    let client = search::client(stage.pair.pods[reader].grpc())?;
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {
         let connection = stage.postgres.connect().await?;

@@ -13,7 +13,7 @@ use std::{
 
 use anyhow::{Context as _, Result, bail};
 use bitdex_proto::{
-    client::{Client, IngestClient, LoadEvent},
+    client::{IngestClient, LoadEvent},
     definition::Definition,
     ops::Op,
     query::{Consistency, CountRequest, Filter, OpaqueBytes, SearchRequest, Sort},
@@ -62,7 +62,7 @@ pub(super) async fn measure(binaries: &Binaries, logs: &Path, results: &mut Resu
     reader.process.start()?;
     reader.process.ready(READY).await?;
 
-    let asked = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
+    let asked = search::client(reader.grpc())?;
     let stop = Arc::new(AtomicBool::new(false));
     let queries = tokio::task::spawn_blocking({
         let (grpc, stop) = (reader.grpc().to_owned(), Arc::clone(&stop));
@@ -112,7 +112,7 @@ pub(super) async fn measure(binaries: &Binaries, logs: &Path, results: &mut Resu
 
 /// Searches, one after the other, until stopped.
 async fn ask(grpc: &str, stop: &AtomicBool) -> Result<Latencies> {
-    let client = Client::connect(vec![grpc.into()])?.with_deadline(Duration::from_secs(30));
+    let client = search::client(grpc)?;
     let mut latencies = Latencies::default();
     for n in 0.. {
         if stop.load(Ordering::Relaxed) {

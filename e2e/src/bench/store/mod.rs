@@ -19,12 +19,7 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, anyhow, bail};
-use bitdex_proto::{
-    client::{Client, IngestClient},
-    definition::Definition,
-    schema::Schema,
-    wire,
-};
+use bitdex_proto::{client::IngestClient, definition::Definition, schema::Schema, wire};
 use bitdex_query::{
     inspect::Report,
     node::{Node, NodeOptions},
@@ -222,7 +217,7 @@ impl Place<'_> {
         let pages = search::pages(&state, queries, self.workload.now_us)?;
         search::in_process(&state, &pages, self.workload.now_us)?;
         let (searches, counts) = search::in_process(&state, &pages, self.workload.now_us)?;
-        let client = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
+        let client = search::client(reader.grpc())?;
         let grpc = search::through_grpc(&client, &pages).await?;
         search::show(&[("search, in process", &searches), ("search, gRPC", &grpc), ("count, in process", &counts)]);
         results.micros(&format!("search_{name}"), searches);
@@ -308,7 +303,7 @@ impl Place<'_> {
             anyhow::Ok((sent, start.elapsed()))
         };
         let asking = async || {
-            let search = Client::connect(vec![reader.grpc().into()])?.with_deadline(Duration::from_secs(30));
+            let client = search::client(reader.grpc())?;
             let mut latencies = Latencies::default();
             for query in queries.iter().cycle() {
                 if start.elapsed() >= lasts {
@@ -317,7 +312,7 @@ impl Place<'_> {
                 let asked = Instant::now();
                 let mut request = query.request.clone();
                 request.now_us = Some(clock.load(Ordering::Relaxed));
-                search.search(request).await?;
+                client.search(request).await?;
                 latencies.add(asked.elapsed());
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
