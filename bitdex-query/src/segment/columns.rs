@@ -450,7 +450,7 @@ impl Column {
     }
 
     /// Number of the segment.
-    pub(super) fn segment(&self) -> u32 {
+    pub fn segment(&self) -> u32 {
         self.segment
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
 };
 
 use bitdex_proto::schema::{FieldId, Schema};
@@ -15,7 +15,7 @@ use super::{
 use crate::{
     build::table::TableHeader,
     log::{Error, Result},
-    segment::{SEGMENT_BITS, columns::SparseColumn, postings::Role, segment::Segment, table::Table},
+    segment::{BLOCK_BITS, SEGMENT_BITS, columns::SparseColumn, postings::Role, segment::Segment, table::Table},
     store::{
         Folder,
         manifest::{Manifest, SegmentRef, TableRef},
@@ -37,6 +37,8 @@ pub struct Files {
     /// By source.
     tables: Vec<Option<Arc<TableFile>>>,
     checkpoint: Option<Arc<Checkpoint>>,
+    /// By field, whether the checkpoint's column says something that no segment has taken in; once it was asked.
+    overrides: Vec<OnceLock<bool>>,
     staged: Vec<PathBuf>,
     filter_sets: FilterSets,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
@@ -61,7 +63,9 @@ impl Files {
 
     fn empty(layout: Arc<Layout>, folder: PathBuf) -> Self {
         let tables = layout.schema.sources.iter().map(|_| None).collect();
+        let overrides = layout.fields.iter().map(|_| OnceLock::new()).collect();
         Self {
+            overrides,
             layout,
             folder,
             segments: Vec::new(),
@@ -202,9 +206,29 @@ impl Files {
         self.layout.hops.get(hop).map(|(source, _)| *source)
     }
 
+    /// Whether a segment has taken in all that the checkpoint says of its documents, which is then said twice.
+    pub(crate) fn has_taken_in(&self, segment: u32) -> bool {
+        self.segment(segment).is_some_and(|segment| segment.sequence() >= self.sequence())
+    }
+
+    /// As [`Files::has_taken_in`], of the segment of a block.
+    pub(crate) fn has_taken_in_block(&self, block: u16) -> bool {
+        self.has_taken_in(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+    }
+
+    /// The checkpoint, where the base has not taken in yet what it says of a row.
+    pub(crate) fn checkpoint_of(&self, place: Place, key: i64) -> Option<&Checkpoint> {
+        let checkpoint = self.checkpoint()?;
+        let taken_in = match self.layout.slot(place) {
+            Some(_) => u32::try_from(key).is_ok_and(|id| self.has_taken_in(id >> SEGMENT_BITS)),
+            None => self.table_of(place).and_then(|source| self.table_sequence(source)) >= Some(self.sequence()),
+        };
+        (!taken_in).then_some(checkpoint)
+    }
+
     /// What the files say of a row. `None`: nothing. `Some(None)`: that it is gone.
     pub(crate) fn row(&self, place: Place, key: i64) -> Result<Option<Option<&[u8]>>> {
-        if let Some(checkpoint) = self.checkpoint()
+        if let Some(checkpoint) = self.checkpoint_of(place, key)
             && let Some(row) = checkpoint.rows().get(place, key)?
         {
             return Ok(Some(row));
@@ -247,9 +271,30 @@ impl Files {
         Ok(Rows { files: self, base, checkpoint, base_head: None, checkpoint_head: None })
     }
 
-    /// Overrides of a column; `None` where there are none.
+    /// Overrides of a column; `None` where there are none that segments have not taken in.
     pub(crate) fn overrides(&self, field: FieldId) -> Option<&SparseColumn> {
+        let column = self.all_overrides(field)?;
+        // Whoever reads it meets the damage.
+        let says_more = self.overrides.get(field)?.get_or_init(|| self.says_more(column).unwrap_or(true));
+        says_more.then_some(column)
+    }
+
+    /// As [`Files::overrides`], also those that segments have taken in.
+    pub(crate) fn all_overrides(&self, field: FieldId) -> Option<&SparseColumn> {
         self.checkpoint()?.column(field)
+    }
+
+    /// Whether a column of the checkpoint speaks of an id whose segment has not taken it in.
+    fn says_more(&self, column: &SparseColumn) -> Result<bool> {
+        let mut taken_in = 0;
+        for number in self.segments.iter().map(|segment| segment.number()).filter(|number| self.has_taken_in(*number)) {
+            let behind = match number.checked_add(1).filter(|next| *next < SEGMENTS) {
+                Some(next) => column.position(next << SEGMENT_BITS)?,
+                None => column.len(),
+            };
+            taken_in += behind.saturating_sub(column.position(number << SEGMENT_BITS)?);
+        }
+        Ok(taken_in < column.len())
     }
 }
 
@@ -273,7 +318,7 @@ impl Files {
                 }
             }
             if let Some(column) = self.overrides(field).filter(|_| go_on()) {
-                let _ = column.warm(follows.map(|visible| self.overrides(visible)));
+                let _ = column.warm(follows.map(|visible| self.all_overrides(visible)));
             }
         }
         if !before.is_used() {

@@ -32,7 +32,7 @@ pub(crate) struct ColumnView<'s> {
     pub(super) files: &'s Files,
     field: FieldId,
     exact: bool,
-    /// `None` where the layer overrides nothing.
+    /// `None` where the layer overrides nothing. What segments have taken in of the checkpoint is said in both.
     pub(super) checkpoint: Option<&'s SparseColumn>,
     pub(super) frozen: Option<&'s LayerColumn>,
     pub(super) active: Option<&'s LayerColumn>,
@@ -49,7 +49,7 @@ impl<'s> ColumnView<'s> {
             files: &state.files,
             field,
             exact: *ty != FieldType::String,
-            checkpoint: state.files.overrides(field).filter(|column| !column.is_empty()),
+            checkpoint: state.files.overrides(field),
             frozen: state.frozen.as_ref().and_then(|frozen| overrides(&frozen.layer.columns)),
             active: overrides(&state.active.columns),
         })
@@ -67,6 +67,7 @@ impl<'s> ColumnView<'s> {
             }
         }
         if let Some(checkpoint) = self.checkpoint
+            && !self.files.has_taken_in(id >> SEGMENT_BITS)
             && let Some(code) = checkpoint.get(id)?
         {
             return Ok(code);
@@ -114,6 +115,7 @@ impl<'s> ColumnView<'s> {
             [self.active, self.frozen].into_iter().flatten().filter_map(|layer| layer.block(block)).map(Said::Layer),
         );
         if let Some(checkpoint) = self.checkpoint
+            && !self.files.has_taken_in_block(block)
             && let Some((ids, codes)) = checkpoint.overridden(block)?
         {
             above.push(Said::Checkpoint(ids, codes));
@@ -172,7 +174,8 @@ impl<'s> ColumnView<'s> {
         }
         let Some(from) = most.checked_add(1) else { return Ok(Some(found)) };
         if let Some(checkpoint) = self.checkpoint {
-            let Some(ids) = checkpoint.ahead_of(other.checkpoint)?.above(most) else { return Ok(None) };
+            let beside = self.files.all_overrides(other.field);
+            let Some(ids) = checkpoint.ahead_of(beside)?.above(most) else { return Ok(None) };
             ids.iter().try_for_each(|(_, id)| look_at(*id))?;
         }
         for layer in [self.frozen, self.active].into_iter().flatten() {

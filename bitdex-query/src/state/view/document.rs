@@ -112,7 +112,7 @@ impl<'s> DocumentView<'s> {
                 return Ok(Some(row));
             }
         }
-        match self.state.files.checkpoint() {
+        match self.state.files.checkpoint_of(place, key) {
             Some(checkpoint) => checkpoint.rows().get(place, key),
             None => Ok(None),
         }

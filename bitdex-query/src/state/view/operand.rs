@@ -41,7 +41,7 @@ pub(crate) struct Operand<'s> {
     term: Option<Value>,
     /// By position of the segment.
     base: SmallVec<[Cell<Found<'s>>; 2]>,
-    /// What the checkpoint says came in, and went out.
+    /// What the checkpoint says came in, and went out, where it says more than segments have taken in.
     added: Option<Changed<'s>>,
     removed: Option<Changed<'s>>,
     frozen: Deltas<'s>,
@@ -71,6 +71,9 @@ impl<'s> Operand<'s> {
             for (changed, role) in changed.iter_mut().zip([Role::Added, Role::Removed]) {
                 if let Some(postings) = checkpoint.sets(role, field)
                     && let Some((position, posting)) = postings.get_with_position(term)?
+                    && (0..posting.blocks())
+                        .filter_map(|n| posting.number(n))
+                        .any(|number| !files.has_taken_in_block(number))
                 {
                     *changed = Some(Changed { posting, kept: postings.kept(position, &posting) });
                 }
@@ -162,10 +165,11 @@ impl<'s> Operand<'s> {
         let base = self.base_block(number)?;
         let mut changes = [Change::NONE; 3];
         let [checkpoint, frozen, active] = &mut changes;
-        if let Some(added) = &self.added {
+        let [added, removed] = self.of_checkpoint(number);
+        if let Some(added) = added {
             checkpoint.added = added.posting.block(number)?;
         }
-        if let Some(removed) = &self.removed {
+        if let Some(removed) = removed {
             checkpoint.removed = removed.posting.block(number)?;
         }
         for (deltas, change) in [(&self.frozen, frozen), (&self.active, active)] {
@@ -190,13 +194,18 @@ impl<'s> Operand<'s> {
 
     /// Room for what layers above the base make of a block; `None` where none of them changes it.
     fn kept(&self, number: u16) -> Option<&'s Kept> {
-        let of_checkpoint = |changed: &Option<Changed<'s>>| {
-            let changed = changed.as_ref()?;
-            changed.kept.get(changed.posting.position(number)?)
-        };
+        let kept = |changed: &Changed<'s>| changed.kept.get(changed.posting.position(number)?);
         match find(&self.active, number).or_else(|| find(&self.frozen, number)) {
             Some(delta) => Some(&delta.merged),
-            None => of_checkpoint(&self.added).or_else(|| of_checkpoint(&self.removed)),
+            None => self.of_checkpoint(number).into_iter().flatten().find_map(kept),
+        }
+    }
+
+    /// What the checkpoint says came in, and went out, of a block whose segment has not taken that in.
+    fn of_checkpoint(&self, number: u16) -> [Option<&Changed<'s>>; 2] {
+        match self.added.is_none() && self.removed.is_none() || self.files.has_taken_in_block(number) {
+            true => [None, None],
+            false => [self.added.as_ref(), self.removed.as_ref()],
         }
     }
 
@@ -218,12 +227,13 @@ impl<'s> Operand<'s> {
                 return Ok(false);
             }
         }
-        if let Some(added) = &self.added
+        let [added, removed] = self.of_checkpoint(number);
+        if let Some(added) = added
             && added.posting.block(number)?.contains(id)
         {
             return Ok(true);
         }
-        if let Some(removed) = &self.removed
+        if let Some(removed) = removed
             && removed.posting.block(number)?.contains(id)
         {
             return Ok(false);

@@ -17,14 +17,17 @@ const MOST: usize = 256;
 
 /// See [`ColumnView::walk`].
 ///
-/// Each layer gives its ids in order, and the smallest head is next; what a layer above overrides is left out. A source
-/// decodes many at a time, and gives all of them that come before the other sources' heads.
+/// Each layer gives its ids in order, and the smallest head is next; what a layer above overrides is left out, and of what
+/// a segment and the checkpoint both say, the second. A source decodes many at a time, and gives all of them that come
+/// before the other sources' heads.
 pub(crate) struct Walk<'s> {
     view: ColumnView<'s>,
     /// All bits set to walk down: then the smallest key is the last in the ascending order.
     flip: u128,
     sources: Vec<Source<'s>>,
     heads: BinaryHeap<Reverse<(u128, usize)>>,
+    /// The last one that was given, which a second source may have too.
+    last: Option<(u64, u32)>,
 }
 
 struct Source<'s> {
@@ -72,7 +75,7 @@ const KEY_BITS: u128 = (1 << 96) - 1;
 impl<'s> Walk<'s> {
     pub(super) fn new(view: ColumnView<'s>, descending: bool, from: Option<(u64, u32)>) -> Result<Self> {
         let flip = if descending { KEY_BITS } else { 0 };
-        let mut walk = Self { view, flip, sources: Vec::new(), heads: BinaryHeap::new() };
+        let mut walk = Self { view, flip, sources: Vec::new(), heads: BinaryHeap::new(), last: None };
         for column in view.segments() {
             let head = |rank| {
                 let id = column.ranked(rank)?;
@@ -105,14 +108,19 @@ impl<'s> Walk<'s> {
     }
 
     pub(crate) fn next(&mut self) -> Result<Option<(u64, u32)>> {
-        let Some(Reverse((_, n))) = self.heads.pop() else { return Ok(None) };
-        let Some(source) = self.sources.get_mut(n) else { return Ok(None) };
-        let next = source.head(&self.view, self.flip != 0)?;
-        source.at += 1;
-        if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
-            self.heads.push(Reverse((key(code, id) ^ self.flip, n)));
+        while let Some(Reverse((_, n))) = self.heads.pop() {
+            let Some(source) = self.sources.get_mut(n) else { continue };
+            let next = source.head(&self.view, self.flip != 0)?;
+            source.at += 1;
+            if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
+                self.heads.push(Reverse((key(code, id) ^ self.flip, n)));
+            }
+            if next != self.last {
+                self.last = next;
+                return Ok(next);
+            }
         }
-        Ok(next)
+        Ok(None)
     }
 
     /// Appends (code, id) of the next ids, up to `most`; none only at the end.
@@ -129,12 +137,17 @@ impl<'s> Walk<'s> {
                     self.heads.push(Reverse((first, n)));
                     break;
                 }
+                if self.last == Some((code, id)) {
+                    source.at += 1;
+                    continue;
+                }
                 let decoded = source.buffer.get(source.at..).unwrap_or_default();
                 let count = match decoded.last() {
                     Some((code, id)) if key(*code, *id) ^ self.flip <= others => decoded.len().min(to - pairs.len()),
                     _ => 1,
                 };
                 pairs.extend_from_slice(decoded.get(..count).unwrap_or_default());
+                self.last = pairs.last().copied();
                 source.at += count;
             }
         }
@@ -172,7 +185,7 @@ impl<'s> Source<'s> {
                 if view.active.is_some() || view.frozen.is_some() {
                     buffer.retain(|(_, id)| !overrides(view.active, *id) && !overrides(view.frozen, *id));
                 }
-                if let Some(checkpoint) = view.checkpoint {
+                if let Some(checkpoint) = view.checkpoint.filter(|_| !view.files.has_taken_in(column.segment())) {
                     let mut failed = Ok(());
                     buffer.retain(|(_, id)| match checkpoint.overrides(*id) {
                         Ok(overrides) => !overrides,
