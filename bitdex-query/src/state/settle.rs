@@ -4,7 +4,14 @@
 //! Where one lookup's row reaches many documents, fields that depend on nothing else change for all of them alike:
 //! they are moved block by block, without a look at any document.
 
-use std::{collections::BTreeMap, collections::HashMap, sync::Arc};
+use std::{
+    collections::{BTreeMap, HashMap},
+    ops::RangeInclusive,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
 
 use bitdex_proto::{
     schema::{DOCUMENT_SOURCE, FieldId, KEY_FIELD, SourceId},
@@ -34,6 +41,9 @@ use crate::{
 const WIDE: u64 = 1024;
 /// From this many documents on, they are computed, and what follows is written, by several threads.
 const PARALLEL: u64 = if cfg!(test) { 1_000 } else { 8_192 };
+
+/// Parts for each of these threads.
+const PARTS: usize = 8;
 
 /// What a set of rows does to the layers.
 #[derive(Debug, Default)]
@@ -440,46 +450,18 @@ impl<'s, 'r> Settling<'s, 'r> {
 
     fn effects(mut self) -> Result<Effects> {
         let wide = self.reach_all()?;
-        let own: RoaringBitmap = self.own.iter().map(|own| own.id).collect();
-        let mut blocks: Vec<u16> = Vec::new();
-        let mut total = self.own.len() as u64;
-        blocks.extend(self.own.iter().map(|own| block_of(own.id)));
-        for (_, ids) in &self.reached {
-            total += ids.len();
-            // One step for each block, not for each id.
-            let mut from = 0;
-            while let Some(id) = ids.range(from..).next() {
-                blocks.push(block_of(id));
-                match (id | 0xffff).checked_add(1) {
-                    Some(next) => from = next,
-                    None => break,
-                }
-            }
-        }
-        blocks.sort_unstable();
-        blocks.dedup();
-        let threads = match total {
-            PARALLEL.. => std::thread::available_parallelism().map_or(1, usize::from).min(blocks.len()),
+        // Those of which no own row changed.
+        let mut others = RoaringBitmap::new();
+        self.reached.iter().for_each(|(_, ids)| others |= ids);
+        let mut all: RoaringBitmap = self.own.iter().map(|own| own.id).collect();
+        others -= &all;
+        all |= &others;
+        let threads = match all.len() {
+            PARALLEL.. => std::thread::available_parallelism().map_or(1, usize::from),
             _ => 1,
         };
-        let mut effects = if threads > 1 {
-            let (this, own) = (&self, &own);
-            let parts: Vec<Result<Effects>> = std::thread::scope(|scope| {
-                let parts = blocks.chunks(blocks.len().div_ceil(threads));
-                let workers: Vec<_> = parts.map(|part| scope.spawn(move || this.blocks(part, own))).collect();
-                workers
-                    .into_iter()
-                    .map(|worker| worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                    .collect()
-            });
-            let mut all = Effects::new(self.layout().fields.len());
-            for part in parts {
-                all.append(part?);
-            }
-            all
-        } else {
-            self.blocks(&blocks, &own)?
-        };
+        let mut effects =
+            if threads > 1 { self.in_parts(&all, &others, threads)? } else { self.documents(0..=u32::MAX, &others)? };
         effects.wide = wide;
         Ok(effects)
     }
@@ -560,44 +542,63 @@ impl<'s, 'r> Settling<'s, 'r> {
         Ok(())
     }
 
-    /// What changes in the documents of some blocks, ascending.
-    fn blocks(&self, blocks: &[u16], own: &RoaringBitmap) -> Result<Effects> {
-        let mut worker = Worker::new(self);
-        for block in blocks {
-            let range = u32::from(*block) << BLOCK_BITS..=u32::from(*block) << BLOCK_BITS | 0xffff;
-            let at = |id: u32| self.own.partition_point(|own| own.id < id);
-            let owned = &self.own[at(*range.start())..self.own.partition_point(|own| own.id <= *range.end())];
-            for own in owned {
-                let mut fields = Numbers::default();
-                own.rows.iter().for_each(|row| fields.extend(worker.fed_by(row.place)));
-                for (others, ids) in &self.reached {
-                    if ids.contains(own.id) {
-                        fields.extend(others);
-                    }
-                }
-                worker.document(own.id, &own.rows, &fields)?;
+    /// What changes in all of these documents. Each thread takes the next part when it is through with one: new documents
+    /// take much longer than others, and lie together.
+    fn in_parts(&self, all: &RoaringBitmap, others: &RoaringBitmap, threads: usize) -> Result<Effects> {
+        let share = all.len().div_ceil((threads * PARTS) as u64).max(1);
+        let firsts: Vec<u32> = (0..).map_while(|n| all.select(u32::try_from(n * share).ok()?)).collect();
+        let next = AtomicUsize::new(0);
+        let work = || -> Result<Effects> {
+            let mut effects = Effects::new(self.layout().fields.len());
+            loop {
+                let part = next.fetch_add(1, Ordering::Relaxed);
+                let Some(first) = firsts.get(part) else { return Ok(effects) };
+                let last = firsts.get(part + 1).map_or(u32::MAX, |next| next - 1);
+                effects.append(self.documents(*first..=last, others)?);
             }
-            match self.reached.as_slice() {
-                [] => {}
-                [(fields, ids)] => {
-                    for id in ids.range(range).filter(|id| !own.contains(*id)) {
-                        worker.document(id, &[], fields)?;
-                    }
-                }
-                several => {
-                    let mut all = RoaringBitmap::new();
-                    for (_, ids) in several {
-                        all.extend(ids.range(range.clone()));
-                    }
-                    for id in (&all - own).iter() {
-                        let mut fields = Numbers::default();
-                        several.iter().filter(|(_, ids)| ids.contains(id)).for_each(|(more, _)| fields.extend(more));
-                        worker.document(id, &[], &fields)?;
-                    }
+        };
+        std::thread::scope(|scope| {
+            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            // In any order: all is sorted before it is written.
+            let mut effects = work()?;
+            for worker in workers {
+                effects.append(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
+            }
+            Ok(effects)
+        })
+    }
+
+    /// What changes in the documents of a range: those with rows of their own that changed, and `others`.
+    fn documents(&self, range: RangeInclusive<u32>, others: &RoaringBitmap) -> Result<Effects> {
+        let mut worker = Worker::new(self);
+        let at = |id: u32| self.own.partition_point(|own| own.id < id);
+        let behind = range.end().checked_add(1).map_or(self.own.len(), at);
+        for own in self.own.get(at(*range.start())..behind).unwrap_or_default() {
+            let mut fields = Numbers::default();
+            own.rows.iter().for_each(|row| fields.extend(worker.fed_by(row.place)));
+            self.reached_by(own.id, &mut fields);
+            worker.document(own.id, &own.rows, &fields)?;
+        }
+        let only = match self.reached.as_slice() {
+            [(fields, _)] => Some(fields),
+            _ => None,
+        };
+        for id in others.range(range) {
+            match only {
+                Some(fields) => worker.document(id, &[], fields)?,
+                None => {
+                    let mut fields = Numbers::default();
+                    self.reached_by(id, &mut fields);
+                    worker.document(id, &[], &fields)?;
                 }
             }
         }
         Ok(worker.effects)
+    }
+
+    /// Adds the fields by which lookups reach a document.
+    fn reached_by(&self, id: u32, fields: &mut Numbers) {
+        self.reached.iter().filter(|(_, ids)| ids.contains(id)).for_each(|(more, _)| fields.extend(more));
     }
 }
 
