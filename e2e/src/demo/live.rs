@@ -96,7 +96,7 @@ pub(super) async fn a_change(stage: &Stage) -> Result<()> {
 /// A search that demands a transaction sees it, on whichever pod.
 pub(super) async fn read_your_write(stage: &mut Stage) -> Result<()> {
     let now_us = chrono::Utc::now().timestamp_micros();
-    let (post, images) = stage.loaded.generator.post_of(3, now_us - 2_000_000, Some(now_us));
+    let (post, images) = stage.loaded.generator.post_of(3, now_us - 2_000_000, Some(now_us), now_us);
     let mut connection = stage.postgres.connect().await?;
     postgres::execute(&mut connection, "BEGIN").await?;
     for statement in changes::insert(&post, &images) {
@@ -128,7 +128,7 @@ pub(super) async fn read_your_write(stage: &mut Stage) -> Result<()> {
 pub(super) async fn a_scheduled_post(stage: &mut Stage, ahead: Duration) -> Result<()> {
     let now_us = chrono::Utc::now().timestamp_micros();
     let at_us = now_us + i64::try_from(ahead.as_micros())?;
-    let (mut post, images) = stage.loaded.generator.post_of(2, now_us - 2_000_000, Some(at_us));
+    let (mut post, images) = stage.loaded.generator.post_of(2, now_us - 2_000_000, Some(at_us), now_us);
     post.availability = "Public";
     let mut connection = stage.postgres.connect().await?;
     transaction(&mut connection, &changes::insert(&post, &images)).await?;
@@ -200,7 +200,7 @@ pub(super) async fn the_writer_dies(stage: &mut Stage) -> Result<()> {
     .await?;
     // Ingestion goes on through the new writer.
     let now_us = chrono::Utc::now().timestamp_micros();
-    let (post, images) = stage.loaded.generator.post_of(1, now_us - 2_000_000, Some(now_us));
+    let (post, images) = stage.loaded.generator.post_of(1, now_us - 2_000_000, Some(now_us), now_us);
     let mut connection = stage.postgres.connect().await?;
     let committed = transaction(&mut connection, &changes::insert(&post, &images)).await?;
     let mine = search(stage, Filter::eq("postId", Literal::Int(post.id.into())), "sortAt", 10);

@@ -81,7 +81,7 @@ impl Changes {
             Kind::NewPost => {
                 let size = 1 + exponential(&mut self.random, 3.7) as u32;
                 let published_us = chance(&mut self.random, 0.5).then_some(self.now_us);
-                let (post, images) = self.generator.post_of(size, self.now_us, published_us);
+                let (post, images) = self.generator.post_of(size, self.now_us, published_us, self.now_us);
                 change.statements = insert(&post, &images);
             }
             Kind::Publish => {

@@ -150,11 +150,18 @@ impl Generator {
             let at = created_us + exponential(&mut self.random, 4.0 * HOUR_US as f64) as i64;
             Some(at.min(now_us - SECOND_US / 2))
         };
-        self.post_of(size, created_us, published_us)
+        self.post_of(size, created_us, published_us, now_us)
     }
 
-    /// A post with as many images, made and published at these times.
-    pub fn post_of(&mut self, size: u32, created_us: i64, published_us: Option<i64>) -> (Post, Vec<Image>) {
+    /// A post with as many images, made and published at these times. `written_us`: when its rows are, before which all
+    /// that they tell of images has happened.
+    pub fn post_of(
+        &mut self,
+        size: u32,
+        created_us: i64,
+        published_us: Option<i64>,
+        written_us: i64,
+    ) -> (Post, Vec<Image>) {
         let random = &mut self.random;
         let availability = [(97.5, "Public"), (1.4, "Private"), (1.0, "Unsearchable"), (0.1, "EarlyAccess")];
         let post = Post {
@@ -165,11 +172,12 @@ impl Generator {
             version: chance(random, 0.3).then(|| self.versions.sample(random)),
         };
         self.next_post += 1;
-        let images = (0..size).map(|place| self.image(&post, created_us + i64::from(place) * SECOND_US)).collect();
+        let made_us = |place: u32| (created_us + i64::from(place) * SECOND_US).min(written_us);
+        let images = (0..size).map(|place| self.image(&post, made_us(place), written_us)).collect();
         (post, images)
     }
 
-    fn image(&mut self, post: &Post, created_us: i64) -> Image {
+    fn image(&mut self, post: &Post, created_us: i64, written_us: i64) -> Image {
         let id = self.next_image;
         self.next_image += 1;
         self.made += 1;
@@ -197,7 +205,7 @@ impl Generator {
             user: post.user,
             blocked_for: chance(random, 0.02).then(|| reasons[random.random_range(0..reasons.len())]),
             scanned_us: (!chance(random, 0.03))
-                .then(|| created_us + exponential(random, 60.0 * SECOND_US as f64) as i64),
+                .then(|| (created_us + exponential(random, 60.0 * SECOND_US as f64) as i64).min(written_us)),
             created_us,
             post: post.id,
             width: 64 * random.random_range(8..=32),

@@ -61,7 +61,7 @@ impl Changes {
     fn post(&mut self) -> Result<()> {
         let published_us = chance(&mut self.random, 0.5).then_some(self.now_us);
         let size = 1 + exponential(&mut self.random, 3.7) as u32;
-        let (post, images) = self.generator.post_of(size, self.now_us, published_us);
+        let (post, images) = self.generator.post_of(size, self.now_us, published_us, self.now_us);
         self.pending.push_back(post_op(&self.schema, self.post, &post)?);
         for image in &images {
             self.pending.push_back(image_op(&self.schema, image)?);
