@@ -58,8 +58,11 @@ fn exit(result: anyhow::Result<bool>) -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => {
-            // Standard error may be closed.
-            let _ = writeln!(std::io::stderr(), "bitdex-query: {error:#}");
+            // Whoever reads has seen enough; but whether something is wrong was not told to the end.
+            if !is_broken_pipe(&error) {
+                // Standard error may be closed.
+                let _ = writeln!(std::io::stderr(), "bitdex-query: {error:#}");
+            }
             ExitCode::from(exit_code(&error))
         }
     }
@@ -139,7 +142,7 @@ fn check(options: &Check) -> anyhow::Result<bool> {
     for line in checked.findings.lines() {
         writeln!(out, "{line}")?;
     }
-    let Checked { files, bytes, records, documents, rows, compared, .. } = checked;
+    let Checked { files, bytes, records, unsure, torn, documents, rows, compared, .. } = checked;
     let found = match checked.findings.count() {
         0 => "nothing is wrong".into(),
         1 => "1 finding".into(),
@@ -148,10 +151,18 @@ fn check(options: &Check) -> anyhow::Result<bool> {
     if !compared {
         writeln!(out, "what is indexed was not compared with the rows, because the version cannot be opened whole")?;
     }
-    writeln!(
-        out,
-        "{found}: {files} files of {bytes} bytes, {records} records of the log, {documents} documents, {rows} rows"
-    )?;
+    if unsure > 0 || torn > 0 {
+        writeln!(
+            out,
+            "behind the last record that is known to be durable the log has {unsure} more, and {torn} bytes of none: a \
+             writer's last moments, or what a lost FRONTIER no longer tells"
+        )?;
+    }
+    let compared = match compared {
+        true => format!(", {documents} documents, {rows} rows"),
+        false => String::new(),
+    };
+    writeln!(out, "{found}: {files} files of {bytes} bytes, {records} records of the log{compared}")?;
     Ok(checked.findings.is_empty())
 }
 
@@ -183,4 +194,8 @@ fn exit_code(error: &anyhow::Error) -> u8 {
         Some(Error::Invalid(_) | Error::NotFound(_) | Error::Precondition(_)) => BAD_CONFIGURATION,
         _ => 1,
     }
+}
+
+fn is_broken_pipe(error: &anyhow::Error) -> bool {
+    error.downcast_ref::<std::io::Error>().is_some_and(|error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }

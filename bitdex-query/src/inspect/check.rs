@@ -12,7 +12,8 @@ use super::{of_one_version, structure};
 use crate::{
     log::{
         Error, Result,
-        reader::{Followed, LogReader},
+        reader::{LogEnd, LogReader},
+        segment::segment_path,
     },
     mapping::Frontier,
     state::{Files, State},
@@ -76,6 +77,10 @@ pub struct Checked {
     pub bytes: u64,
     /// Of the log.
     pub records: u64,
+    /// Whole records of the log that are not known to be durable; the next writer takes them on.
+    pub unsure: usize,
+    /// Bytes behind the last whole record: torn by a crash, or being written.
+    pub torn: u64,
     /// 0 where `compared` is false.
     pub documents: u64,
     pub rows: u64,
@@ -88,6 +93,8 @@ struct Opened {
     packs: Vec<Arc<Pack>>,
     state: Option<State>,
     records: u64,
+    unsure: usize,
+    torn: u64,
     findings: Findings,
 }
 
@@ -99,8 +106,8 @@ pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&st
         open(folder, manifest, schema)
     };
     let opened = of_one_version(folder, look, |opened| opened.findings.is_empty())?;
-    let Opened { packs, state, records, findings } = opened;
-    let mut checked = Checked { findings, records, files: packs.len(), ..Checked::default() };
+    let Opened { packs, state, records, unsure, torn, findings } = opened;
+    let mut checked = Checked { findings, records, unsure, torn, files: packs.len(), ..Checked::default() };
     for (number, pack) in (1..).zip(&packs) {
         progress(&format!("verifying file {number} of {}: {}", packs.len(), name(pack.path())));
         checked.findings.keep(pack.verify());
@@ -118,7 +125,8 @@ fn name(path: &Path) -> String {
 }
 
 fn open(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Opened> {
-    let mut opened = Opened { packs: Vec::new(), state: None, records: 0, findings: Findings::default() };
+    let mut opened =
+        Opened { packs: Vec::new(), state: None, records: 0, unsure: 0, torn: 0, findings: Findings::default() };
     let findings = &mut opened.findings;
     for named in manifest.packs() {
         let path = folder.named(named);
@@ -147,27 +155,34 @@ fn open(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Op
         state.prepare(prepared);
     }
     let followed = follow(folder, manifest, state.as_mut(), &mut opened.records);
-    if findings.keep(followed).is_none() {
+    match findings.keep(followed) {
+        Some(end) => (opened.unsure, opened.torn) = end.map_or((0, 0), |end| (end.tail.len(), end.torn)),
         // It may have been applied in part.
-        state = None;
+        None => state = None,
     }
     opened.state = state;
     Ok(opened)
 }
 
-/// Applies the log up to the frontier.
-fn follow(folder: &Folder, manifest: &Manifest, mut state: Option<&mut State>, records: &mut u64) -> Result<()> {
+/// Applies the log as far as it is known to be durable, as the next writer would: by the frontier, which may be behind
+/// after a power loss, by the manifest, and by the marks of the frames. `None`: there is no log yet.
+fn follow(
+    folder: &Folder,
+    manifest: &Manifest,
+    mut state: Option<&mut State>,
+    records: &mut u64,
+) -> Result<Option<LogEnd>> {
     let frontier = Frontier::open(&folder.frontier(), false)?.load();
     let next = manifest.checkpoint.as_ref().map_or(1, |checkpoint| checkpoint.sequence + 1);
-    let removed = || {
-        Error::damaged(folder.manifest(), 0, format!("log segment {} that it names is missing", manifest.first_segment))
-    };
     if manifest.is_new() && frontier == 0 {
-        return Ok(());
+        return Ok(None);
     }
-    let mut reader =
-        LogReader::open(folder.root(), manifest.store, manifest.first_segment, next)?.ok_or_else(removed)?;
-    let followed = reader.follow(frontier, &mut |sequence, payload| {
+    let removed = || {
+        let path = segment_path(folder.root(), manifest.first_segment);
+        Error::damaged(folder.manifest(), 0, format!("it names {}, which is missing", path.display()))
+    };
+    let reader = LogReader::open(folder.root(), manifest.store, manifest.first_segment, next)?.ok_or_else(removed)?;
+    let end = reader.finish(frontier.max(manifest.next_sequence - 1), &mut |sequence, payload| {
         *records += 1;
         let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
         match &mut state {
@@ -175,5 +190,5 @@ fn follow(folder: &Folder, manifest: &Manifest, mut state: Option<&mut State>, r
             None => Ok(()),
         }
     })?;
-    if followed == Followed::Removed { Err(removed()) } else { Ok(()) }
+    Ok(Some(end))
 }

@@ -17,7 +17,7 @@ use crate::{
     log::{
         Error, Result,
         disk::TEMPORARY,
-        segment::{Segment, segment_number},
+        segment::{Segment, segment_number, segment_path},
     },
     mapping::Frontier,
     segment::SEGMENT_BITS,
@@ -131,6 +131,16 @@ impl Report {
         found.sort();
         for name in roles.keys().filter(|name| !found.contains(name)) {
             problems.push(format!("{} is named by the manifest but missing", root.join(name).display()));
+        }
+        let logs: Vec<u64> = found.iter().filter_map(|name| segment_number(name)).collect();
+        let needed = match manifest.is_new() && frontier == 0 {
+            true => None,
+            false => Some(logs.iter().copied().max().unwrap_or(0).max(manifest.first_segment)),
+        };
+        for number in manifest.first_segment..=needed.unwrap_or(0) {
+            if !logs.contains(&number) {
+                problems.push(format!("{} is needed but missing", segment_path(root, number).display()));
+            }
         }
         for name in found {
             // A file may go while this runs.

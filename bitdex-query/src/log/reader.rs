@@ -226,7 +226,7 @@ impl LogReader {
         let reason = match self.segment.at(offset)? {
             At::Bad(reason) => reason,
             At::Frame { .. } => "a frame is not of this segment, or out of sequence",
-            At::End => "the file ends",
+            At::End => "the file ends (or FRONTIER, by which more was durable, is damaged)",
         };
         Ok(self.segment.damaged(
             offset,

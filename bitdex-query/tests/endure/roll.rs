@@ -153,6 +153,7 @@ struct Fleet {
     met: Arc<Mutex<Met>>,
     fed: Arc<Mutex<Fed>>,
     client: Client,
+    started: Instant,
     stop: Arc<AtomicBool>,
     searching: JoinHandle<()>,
     feeding: JoinHandle<()>,
@@ -176,8 +177,21 @@ impl Fleet {
         let fed = Arc::new(Mutex::new(fed));
         let client = Client::connect(all.clone()).unwrap();
         let feeding = tokio::spawn(feed(all, Arc::clone(&fed), ChaCha8Rng::from_rng(rng), Arc::clone(&stop)));
+        let started = Instant::now();
         let searching = tokio::spawn(searches(client.clone(), a_second, Arc::clone(&met), Arc::clone(&stop)));
-        Self { folder, free, processes, releases: vec![release; 3], met, fed, client, stop, searching, feeding }
+        Self {
+            folder,
+            free,
+            processes,
+            releases: vec![release; 3],
+            met,
+            fed,
+            client,
+            started,
+            stop,
+            searching,
+            feeding,
+        }
     }
 
     /// Starts a process, and ends the one that has run longest, once the new one is ready.
@@ -224,6 +238,7 @@ impl Fleet {
     /// Stops searches and ingestion; every process has all that was acknowledged, and no search failed.
     async fn finish(self) -> Folder {
         self.stop.store(true, Ordering::Relaxed);
+        let asked_for = self.started.elapsed();
         self.searching.await.unwrap();
         self.feeding.await.unwrap();
         let (model, mut promotions) = {
@@ -244,9 +259,10 @@ impl Fleet {
         promotions.sort_unstable();
         let slow = met.latencies.iter().filter(|latency| **latency > SLOW).count();
         report(&format!(
-            "{} searches, {} failed, {slow} slower than {SLOW:?}, the slowest {:?}, {} retries; from the writer's end to \
+            "{} searches at {:.0}/s, {} failed, {slow} slower than {SLOW:?}, the slowest {:?}, {} retries; from the writer's end to \
              the next acknowledgement: {promotions:?}",
             met.latencies.len(),
+            met.latencies.len() as f64 / asked_for.as_secs_f64(),
             met.failed.len(),
             met.latencies.last(),
             self.client.retries()
