@@ -158,11 +158,11 @@ fn check(options: &Check) -> anyhow::Result<bool> {
              writer's last moments, or what a lost FRONTIER no longer tells"
         )?;
     }
-    let compared = match compared {
+    let contents = match compared {
         true => format!(", {documents} documents, {rows} rows"),
         false => String::new(),
     };
-    writeln!(out, "{found}: {files} files of {bytes} bytes, {records} records of the log{compared}")?;
+    writeln!(out, "{found}: {files} files of {bytes} bytes, {records} records of the log{contents}")?;
     Ok(checked.findings.is_empty())
 }
 

@@ -87,14 +87,14 @@ pub fn pick(files: &Files, fraction: f64) -> Result<Option<Work>> {
     };
     for (number, changes) in segment_changes(files)?.into_iter().enumerate() {
         let number = number as u32;
-        let segment = files.segment(number);
-        if segment.is_none_or(|segment| segment.sequence() < files.sequence()) {
-            offer(Work::Segment(number), changes, segment.map_or(0, |segment| segment.documents_present()));
+        if !files.has_taken_in(number) {
+            let documents = files.segment(number).map_or(0, |segment| segment.documents_present());
+            offer(Work::Segment(number), changes, documents);
         }
     }
     let Some(checkpoint) = files.checkpoint() else { return Ok(None) };
     for source in 0..files.layout().schema.sources.len() {
-        if files.layout().is_of_document(source) || files.table_sequence(source) >= Some(files.sequence()) {
+        if files.layout().is_of_document(source) || files.has_taken_in_table(source) {
             continue;
         }
         let mut changes = 0;

@@ -92,10 +92,7 @@ pub struct Checked {
 struct Opened {
     packs: Vec<Arc<Pack>>,
     state: Option<State>,
-    records: u64,
-    unsure: usize,
-    torn: u64,
-    findings: Findings,
+    checked: Checked,
 }
 
 /// `progress` is told what is being looked at. An error means that there is nothing to check; all else is a finding.
@@ -105,9 +102,9 @@ pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&st
         progress(&format!("opening the version at record {} and the log behind it", manifest.next_sequence - 1));
         open(folder, manifest, schema)
     };
-    let opened = of_one_version(folder, look, |opened| opened.findings.is_empty())?;
-    let Opened { packs, state, records, unsure, torn, findings } = opened;
-    let mut checked = Checked { findings, records, unsure, torn, files: packs.len(), ..Checked::default() };
+    let opened = of_one_version(folder, look, |opened| opened.checked.findings.is_empty())?;
+    let Opened { packs, state, mut checked } = opened;
+    checked.files = packs.len();
     for (number, pack) in (1..).zip(&packs) {
         progress(&format!("verifying file {number} of {}: {}", packs.len(), name(pack.path())));
         checked.findings.keep(pack.verify());
@@ -125,9 +122,8 @@ fn name(path: &Path) -> String {
 }
 
 fn open(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Opened> {
-    let mut opened =
-        Opened { packs: Vec::new(), state: None, records: 0, unsure: 0, torn: 0, findings: Findings::default() };
-    let findings = &mut opened.findings;
+    let mut opened = Opened { packs: Vec::new(), state: None, checked: Checked::default() };
+    let Checked { findings, records, unsure, torn, .. } = &mut opened.checked;
     for named in manifest.packs() {
         let path = folder.named(named);
         if !path.exists() {
@@ -154,9 +150,9 @@ fn open(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Op
     {
         state.prepare(prepared);
     }
-    let followed = follow(folder, manifest, state.as_mut(), &mut opened.records);
+    let followed = follow(folder, manifest, state.as_mut(), records);
     match findings.keep(followed) {
-        Some(end) => (opened.unsure, opened.torn) = end.map_or((0, 0), |end| (end.tail.len(), end.torn)),
+        Some(end) => (*unsure, *torn) = end.map_or((0, 0), |end| (end.tail.len(), end.torn)),
         // It may have been applied in part.
         None => state = None,
     }

@@ -133,12 +133,9 @@ impl Report {
             problems.push(format!("{} is named by the manifest but missing", root.join(name).display()));
         }
         let logs: Vec<u64> = found.iter().filter_map(|name| segment_number(name)).collect();
-        let needed = match manifest.is_new() && frontier == 0 {
-            true => None,
-            false => Some(logs.iter().copied().max().unwrap_or(0).max(manifest.first_segment)),
-        };
-        for number in manifest.first_segment..=needed.unwrap_or(0) {
-            if !logs.contains(&number) {
+        if !manifest.is_new() || frontier > 0 {
+            let last = logs.iter().copied().fold(manifest.first_segment, u64::max);
+            for number in (manifest.first_segment..=last).filter(|number| !logs.contains(number)) {
                 problems.push(format!("{} is needed but missing", segment_path(root, number).display()));
             }
         }
@@ -186,16 +183,16 @@ impl Report {
 fn checkpoint_rows(folder: &Folder, manifest: &Manifest, schema: &Arc<Schema>) -> Result<Option<CheckpointRows>> {
     let Some(files) = Files::open(folder, manifest, schema, None)? else { return Ok(None) };
     let Some(checkpoint) = files.checkpoint() else { return Ok(None) };
-    let (rows, sequence) = (checkpoint.rows(), files.sequence());
+    let rows = checkpoint.rows();
     let mut taken_in = 0;
     for place in 0..files.layout().places() as u16 {
         if let Some(source) = files.table_of(place) {
-            if files.table_sequence(source).is_some_and(|table| table >= sequence) {
+            if files.has_taken_in_table(source) {
                 taken_in += rows.range(place, i64::MIN, i64::MAX)?.len();
             }
             continue;
         }
-        for segment in files.segments().iter().filter(|segment| segment.sequence() >= sequence) {
+        for segment in files.segments().iter().filter(|segment| files.has_taken_in(segment.number())) {
             let first = i64::from(segment.number()) << SEGMENT_BITS;
             taken_in += rows.range(place, first, first + (1 << SEGMENT_BITS) - 1)?.len();
         }

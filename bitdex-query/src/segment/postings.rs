@@ -586,8 +586,14 @@ impl<'a> Posting<'a> {
         .unwrap_or_else(|| Err(self.postings.section.damaged(0, "a set has fewer blocks than it should have")))
     }
 
+    /// Numbers of the blocks that are not empty, ascending.
+    pub fn numbers(&self) -> impl Iterator<Item = u16> + use<'a> {
+        let posting = *self;
+        (0..posting.blocks()).map_while(move |n| posting.number(n))
+    }
+
     /// Number of the n-th block that is not empty.
-    pub fn number(&self, n: usize) -> Option<u16> {
+    fn number(&self, n: usize) -> Option<u16> {
         match self.shape {
             Shape::One { number, .. } => (n == 0).then_some(number),
             Shape::Few { numbers, .. } => numbers.get(n).copied(),

@@ -216,14 +216,22 @@ impl Files {
         self.has_taken_in(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
     }
 
+    /// As [`Files::has_taken_in`], of the table of a lookup.
+    pub(crate) fn has_taken_in_table(&self, source: usize) -> bool {
+        self.table_sequence(source) >= Some(self.sequence())
+    }
+
+    /// As [`Files::has_taken_in`], of the segment or the table of a row.
+    pub(crate) fn has_taken_in_row(&self, place: Place, key: i64) -> bool {
+        match self.table_of(place) {
+            Some(source) => self.has_taken_in_table(source),
+            None => u32::try_from(key).is_ok_and(|id| self.has_taken_in(id >> SEGMENT_BITS)),
+        }
+    }
+
     /// The checkpoint, where the base has not taken in yet what it says of a row.
     pub(crate) fn checkpoint_of(&self, place: Place, key: i64) -> Option<&Checkpoint> {
-        let checkpoint = self.checkpoint()?;
-        let taken_in = match self.layout.slot(place) {
-            Some(_) => u32::try_from(key).is_ok_and(|id| self.has_taken_in(id >> SEGMENT_BITS)),
-            None => self.table_of(place).and_then(|source| self.table_sequence(source)) >= Some(self.sequence()),
-        };
-        (!taken_in).then_some(checkpoint)
+        self.checkpoint().filter(|_| !self.has_taken_in_row(place, key))
     }
 
     /// What the files say of a row. `None`: nothing. `Some(None)`: that it is gone.

@@ -460,8 +460,13 @@ impl<'s, 'r> Settling<'s, 'r> {
             PARALLEL.. => std::thread::available_parallelism().map_or(1, usize::from),
             _ => 1,
         };
-        let mut effects =
-            if threads > 1 { self.in_parts(&all, &others, threads)? } else { self.documents(0..=u32::MAX, &others)? };
+        let mut effects = if threads > 1 {
+            self.in_parts(&all, &others, threads)?
+        } else {
+            let mut worker = Worker::new(&self);
+            self.documents(0..=u32::MAX, &others, &mut worker)?;
+            worker.effects
+        };
         effects.wide = wide;
         Ok(effects)
     }
@@ -545,16 +550,16 @@ impl<'s, 'r> Settling<'s, 'r> {
     /// What changes in all of these documents. Each thread takes the next part when it is through with one: new documents
     /// take much longer than others, and lie together.
     fn in_parts(&self, all: &RoaringBitmap, others: &RoaringBitmap, threads: usize) -> Result<Effects> {
-        let share = all.len().div_ceil((threads * PARTS) as u64).max(1);
+        let share = all.len().div_ceil((threads * PARTS) as u64);
         let firsts: Vec<u32> = (0..).map_while(|n| all.select(u32::try_from(n * share).ok()?)).collect();
         let next = AtomicUsize::new(0);
         let work = || -> Result<Effects> {
-            let mut effects = Effects::new(self.layout().fields.len());
+            let mut worker = Worker::new(self);
             loop {
                 let part = next.fetch_add(1, Ordering::Relaxed);
-                let Some(first) = firsts.get(part) else { return Ok(effects) };
+                let Some(first) = firsts.get(part) else { return Ok(worker.effects) };
                 let last = firsts.get(part + 1).map_or(u32::MAX, |next| next - 1);
-                effects.append(self.documents(*first..=last, others)?);
+                self.documents(*first..=last, others, &mut worker)?;
             }
         };
         std::thread::scope(|scope| {
@@ -569,8 +574,12 @@ impl<'s, 'r> Settling<'s, 'r> {
     }
 
     /// What changes in the documents of a range: those with rows of their own that changed, and `others`.
-    fn documents(&self, range: RangeInclusive<u32>, others: &RoaringBitmap) -> Result<Effects> {
-        let mut worker = Worker::new(self);
+    fn documents(
+        &self,
+        range: RangeInclusive<u32>,
+        others: &RoaringBitmap,
+        worker: &mut Worker<'_, 's, 'r>,
+    ) -> Result<()> {
         let at = |id: u32| self.own.partition_point(|own| own.id < id);
         let behind = range.end().checked_add(1).map_or(self.own.len(), at);
         for own in self.own.get(at(*range.start())..behind).unwrap_or_default() {
@@ -593,7 +602,7 @@ impl<'s, 'r> Settling<'s, 'r> {
                 }
             }
         }
-        Ok(worker.effects)
+        Ok(())
     }
 
     /// Adds the fields by which lookups reach a document.

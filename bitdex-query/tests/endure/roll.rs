@@ -259,8 +259,8 @@ impl Fleet {
         promotions.sort_unstable();
         let slow = met.latencies.iter().filter(|latency| **latency > SLOW).count();
         report(&format!(
-            "{} searches at {:.0}/s, {} failed, {slow} slower than {SLOW:?}, the slowest {:?}, {} retries; from the writer's end to \
-             the next acknowledgement: {promotions:?}",
+            "{} searches at {:.0}/s, {} failed, {slow} slower than {SLOW:?}, the slowest {:?}, {} retries; from the \
+             writer's end to the next acknowledgement: {promotions:?}",
             met.latencies.len(),
             met.latencies.len() as f64 / asked_for.as_secs_f64(),
             met.failed.len(),

@@ -26,7 +26,7 @@ use crate::{
     build::go_on,
     log::{Result, disk::Disk},
     segment::{
-        BLOCK_BITS, Index, SEGMENT_BITS,
+        Index, SEGMENT_BITS,
         columns::{ColumnWriter, SparseColumn},
         postings::{Posting, Postings, PostingsWriter, Role},
         sets::{Block, BlockBuffer},
@@ -78,8 +78,6 @@ struct Merge<'f> {
     frozen: &'f Frozen,
     files: &'f Files,
     old: Option<&'f Checkpoint>,
-    /// By number of the segment: whether it has taken in all that the old checkpoint says of it.
-    taken: Vec<bool>,
     cancel: &'f AtomicBool,
     buffer: BlockBuffer,
 }
@@ -87,22 +85,11 @@ struct Merge<'f> {
 impl<'f> Merge<'f> {
     fn new(frozen: &'f Frozen, cancel: &'f AtomicBool) -> Self {
         let files = &*frozen.below;
-        let mut taken = vec![false; 1 << (u32::BITS - SEGMENT_BITS)];
-        for segment in files.segments() {
-            if let Some(taken) = taken.get_mut(segment.number() as usize) {
-                *taken = segment.sequence() >= files.sequence();
-            }
-        }
-        Self { frozen, files, old: files.checkpoint(), taken, cancel, buffer: BlockBuffer::default() }
+        Self { frozen, files, old: files.checkpoint(), cancel, buffer: BlockBuffer::default() }
     }
 
     fn check(&self) -> Result<()> {
         go_on(self.cancel, self.files.folder())
-    }
-
-    /// Whether the base has taken in what the old checkpoint says of this id.
-    fn is_taken(&self, id: u32) -> bool {
-        self.taken.get((id >> SEGMENT_BITS) as usize).copied().unwrap_or_default()
     }
 
     fn rows(&self, pack: &mut PackWriter) -> Result<()> {
@@ -110,14 +97,6 @@ impl<'f> Merge<'f> {
         let mut newer = self.frozen.layer.rows.all().peekable();
         for place in 0..self.frozen.layout.places() as Place {
             self.check()?;
-            let table = self.files.table_of(place);
-            let table_taken = table.is_some_and(|source| {
-                self.files.table_sequence(source).is_some_and(|sequence| sequence >= self.files.sequence())
-            });
-            let is_taken = |key: i64| match table {
-                Some(_) => table_taken,
-                None => u32::try_from(key).is_ok_and(|id| self.is_taken(id)),
-            };
             let old = self.old.map(|old| old.rows());
             let range = old.map_or(Ok(0..0), |old| old.range(place, i64::MIN, i64::MAX))?;
             for (n, position) in range.enumerate() {
@@ -127,7 +106,7 @@ impl<'f> Merge<'f> {
                 let Some((key, row)) = old.map(|old| old.at(position)).transpose()? else { break };
                 self.newer_rows(pack, &mut writer, &mut newer, (place, key))?;
                 let overridden = newer.peek().is_some_and(|(next, _)| *next == (place, key));
-                if !overridden && !is_taken(key) {
+                if !overridden && !self.files.has_taken_in_row(place, key) {
                     writer.push(pack, place, key, row)?;
                 }
             }
@@ -203,7 +182,7 @@ impl<'f> Merge<'f> {
             let of_layer = deltas.peek().map(|(number, _)| *number);
             let heads = [came.head.map(|head| head.0), went.head.map(|head| head.0), of_layer];
             let Some(number) = heads.into_iter().flatten().min() else { return Ok(()) };
-            let taken = self.is_taken(u32::from(number) << BLOCK_BITS);
+            let taken = self.files.has_taken_in_block(number);
             let [came, went] = [came.take(number)?, went.take(number)?];
             let [came, went] = if taken { [Block::Empty, Block::Empty] } else { [came, went] };
             let delta = deltas.next_if(|(next, _)| *next == number).map(|(_, delta)| *delta);
@@ -229,7 +208,7 @@ impl<'f> Merge<'f> {
                 writer.push(id, code);
             }
             let overridden = newer.peek().is_some_and(|(next, _)| *next == id);
-            if !overridden && !self.is_taken(id) {
+            if !overridden && !self.files.has_taken_in(id >> SEGMENT_BITS) {
                 writer.push(id, code);
             }
         }

@@ -71,9 +71,7 @@ impl<'s> Operand<'s> {
             for (changed, role) in changed.iter_mut().zip([Role::Added, Role::Removed]) {
                 if let Some(postings) = checkpoint.sets(role, field)
                     && let Some((position, posting)) = postings.get_with_position(term)?
-                    && (0..posting.blocks())
-                        .filter_map(|n| posting.number(n))
-                        .any(|number| !files.has_taken_in_block(number))
+                    && posting.numbers().any(|number| !files.has_taken_in_block(number))
                 {
                     *changed = Some(Changed { posting, kept: postings.kept(position, &posting) });
                 }
@@ -292,6 +290,6 @@ fn find<'s>(deltas: &[(u16, &'s BlockDelta)], number: u16) -> Option<&'s BlockDe
 
 fn push_blocks(posting: Option<Posting<'_>>, blocks: &mut Vec<u16>) {
     if let Some(posting) = posting {
-        blocks.extend((0..posting.blocks()).map_while(|n| posting.number(n)));
+        blocks.extend(posting.numbers());
     }
 }

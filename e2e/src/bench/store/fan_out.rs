@@ -134,7 +134,7 @@ async fn ask(grpc: &str, stop: &AtomicBool) -> Result<(Duration, Latencies)> {
         }
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    Ok((first.unwrap_or_default(), latencies))
+    Ok((first.context("no query was asked")?, latencies))
 }
 
 fn log_bytes(data: &Path) -> Result<u64> {
