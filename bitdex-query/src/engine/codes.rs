@@ -61,7 +61,7 @@ impl ColumnTest<'_> {
         if let Some(tops) = self.column.tops(block)? {
             if let Some((first, last)) = self.range()
                 && (bounds.max < first || bounds.min > last)
-                && !tops.outliers.iter().any(|it| first <= it.code && it.code <= last)
+                && !tops.has_outlier(first, last)
             {
                 return Ok(Share::None);
             }
@@ -167,11 +167,11 @@ impl ColumnTest<'_> {
     /// The ids that pass where of the base's codes only outliers do; ascending.
     fn listed(&self, number: u16, tops: &BlockTops<'_>, (first, last): (u64, u64), ids: &mut Vec<u16>) -> Result<()> {
         let passes = |code: u64| first <= code && code <= last;
-        let passing = tops.outliers.iter().filter(|outlier| passes(outlier.code));
         ids.clear();
-        ids.extend(passing.map(|outlier| within_block(outlier.id)));
+        ids.extend(tops.outliers_within(first, last).iter().map(|outlier| within_block(outlier.id)));
         let codes = self.column.reader(number)?;
         if codes.is_plain() {
+            ids.sort_unstable();
             return Ok(());
         }
         ids.retain(|id| !codes.is_overridden(*id));

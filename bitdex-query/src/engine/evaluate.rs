@@ -90,6 +90,16 @@ pub(super) fn id_of(block: u16, id: u16) -> u32 {
     u32::from(block) << BLOCK_BITS | u32::from(id)
 }
 
+/// With which ids of a block its evaluation begins.
+pub(super) enum Begin<'n> {
+    /// Those of the first operand.
+    All,
+    /// The same, without those that this takes out.
+    Narrowed(&'n mut dyn FnMut(&mut Set) -> Result<()>),
+    /// No others than these.
+    Of(Block<'n>),
+}
+
 /// What is done with an operand's block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum With {
@@ -112,26 +122,28 @@ fn combine(operand: &Operand<'_>, number: u16, with: With, set: &mut Set, pool: 
 
 impl And<'_> {
     /// `set` becomes the ids of the block.
-    pub(super) fn evaluate(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
-        self.begin(number, set, pool)?;
-        self.finish(number, set, pool)
-    }
-
-    /// `set` becomes the ids that the first operand, the smallest, holds.
-    fn begin(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+    pub(super) fn evaluate(&self, number: u16, set: &mut Set, pool: &mut Pool, begin: Begin<'_>) -> Result<()> {
         set.clear();
-        match self.positives.first() {
-            Some(first) => first.node.unite(number, set, pool),
-            None => Ok(()),
+        let Some((first, rest)) = self.positives.split_first() else { return Ok(()) };
+        if let Begin::Of(ids) = begin {
+            set.or(ids);
+            return self.restrict(&self.positives, number, set, pool);
         }
+        first.node.unite(number, set, pool)?;
+        if let Begin::Narrowed(narrow) = begin
+            && !set.is_empty()
+        {
+            narrow(set)?;
+        }
+        self.restrict(rest, number, set, pool)
     }
 
-    /// Keeps what all other operands let through. Those that lie as words come together, before those that have to be
-    /// made.
-    fn finish(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+    /// Keeps what the negatives and `of` of the positives let through. Those that lie as words come together, before those
+    /// that have to be made.
+    fn restrict(&self, of: &[Child<'_>], number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         let mut fused = Fused::default();
         let (mut positives, mut negatives) = (SmallVec::<[&Node<'_>; 8]>::new(), SmallVec::<[&Node<'_>; 8]>::new());
-        for child in self.positives.get(1..).unwrap_or_default() {
+        for child in of {
             if set.is_empty() {
                 return Ok(());
             }
@@ -267,7 +279,7 @@ impl Node<'_> {
             Self::Named(named) => named.with_block(number, pool, |block| set.or(block)),
             Self::And(and) => {
                 let mut own = pool.set();
-                and.evaluate(number, &mut own, pool)?;
+                and.evaluate(number, &mut own, pool, Begin::All)?;
                 set.or(own.as_block());
                 pool.put_set(own);
                 Ok(())
@@ -489,38 +501,28 @@ impl Drop for Matcher<'_> {
 impl Matcher<'_> {
     /// The ids of a block that pass the filter; some may be hidden.
     pub(super) fn evaluate(&mut self, number: u16, set: &mut Set) -> Result<()> {
-        watch::block()?;
-        match &self.trace {
-            None => self.root.evaluate(number, set, &mut self.pool)?,
-            Some((trace, _)) => trace.block(&self.root, number, set, &mut self.pool, None)?,
-        }
+        self.evaluate_some(number, set, Begin::All)
+    }
+
+    /// As [`Matcher::evaluate`], of some ids alone.
+    pub(super) fn evaluate_some(&mut self, number: u16, set: &mut Set, begin: Begin<'_>) -> Result<()> {
+        self.evaluate_wide(number, set, begin)?;
         set.narrow();
         Ok(())
     }
 
-    /// As [`Matcher::evaluate`], of those ids alone that `keep` lets through. It is asked where few ids are at stake.
-    pub(super) fn evaluate_some(&mut self, number: u16, set: &mut Set, keep: impl Fn(u16) -> bool) -> Result<()> {
+    /// Few ids may be left as words.
+    fn evaluate_wide(&mut self, number: u16, set: &mut Set, begin: Begin<'_>) -> Result<()> {
         watch::block()?;
-        if let Some((trace, _)) = &self.trace {
-            trace.block(&self.root, number, set, &mut self.pool, Some(&keep))?;
-        } else {
-            self.root.begin(number, set, &mut self.pool)?;
-            if set.is_sparse() {
-                set.keep(keep);
-            }
-            self.root.finish(number, set, &mut self.pool)?;
+        match &self.trace {
+            None => self.root.evaluate(number, set, &mut self.pool, begin),
+            Some((trace, _)) => trace.block(&self.root, number, set, &mut self.pool, begin),
         }
-        set.narrow();
-        Ok(())
     }
 
     /// Without those that are hidden.
     pub(super) fn evaluate_shown(&mut self, number: u16, set: &mut Set) -> Result<()> {
-        watch::block()?;
-        match &self.trace {
-            None => self.root.evaluate(number, set, &mut self.pool)?,
-            Some((trace, _)) => trace.block(&self.root, number, set, &mut self.pool, None)?,
-        }
+        self.evaluate_wide(number, set, Begin::All)?;
         match (&self.hidden, &self.trace) {
             (Some(hidden), None) if !set.is_empty() => hidden.exclude(number, set, &mut self.pool),
             (Some(hidden), Some((trace, step))) if !set.is_empty() => {

@@ -5,10 +5,12 @@ use std::cmp::Reverse;
 
 use super::{
     best::Best,
-    evaluate::{Matcher, block_of, id_of, within_block},
-    hidden::{Hidden, Shown},
-    order::{After, Sorter},
+    evaluate::{Begin, Matcher, block_of, id_of, within_block},
+    hidden::Hidden,
+    order::After,
+    plan::Asked,
     set::{Set, each_id},
+    skim::{self, narrow},
     watch,
 };
 use crate::{
@@ -26,48 +28,48 @@ const FEW: u32 = 256;
 /// Outliers of a block that are tested one by one, where no other id of it is at stake.
 const EACH: usize = 8;
 
-/// What to gather. `range`: the codes of the first key that pass; then the filter of the matcher does not test them
-/// again. `shown`: of the codes of the first key.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Gather<'q, 's> {
-    pub(super) sorter: &'q Sorter<'s>,
-    pub(super) range: Option<(u64, u64)>,
-    pub(super) shown: &'q Shown,
-    pub(super) blocks: &'q [u16],
-    pub(super) after: Option<&'q After>,
-    pub(super) want: usize,
-}
-
 /// The codes that pass.
 #[derive(Debug, Clone, Copy)]
-struct Codes {
-    first: u64,
-    last: u64,
+pub(super) struct Codes {
+    pub(super) first: u64,
+    pub(super) last: u64,
     /// Whether a missing one does.
-    missing: bool,
+    pub(super) missing: bool,
 }
 
 impl Codes {
     #[inline]
-    fn pass(&self, code: Option<u64>) -> bool {
+    pub(super) fn pass(&self, code: Option<u64>) -> bool {
         code.map_or(self.missing, |code| self.first <= code && code <= self.last)
     }
 }
 
-pub(super) fn gather<'s>(matcher: &mut Matcher<'s>, gather: Gather<'_, 's>) -> Result<Vec<u32>> {
-    let Gather { sorter, range, shown, blocks, after, want } = gather;
+impl<'s> Asked<'_, 's> {
+    /// Pushes what shows of the greatest codes nevertheless. Answers with the codes that all others may have.
+    pub(super) fn spared_first(
+        &self,
+        matcher: &Matcher<'s>,
+        column: ColumnView<'s>,
+        best: &mut Best<'_, '_>,
+    ) -> Result<Codes> {
+        let (first, last) = self.range.unwrap_or((0, u64::MAX));
+        let codes = Codes { first, last, missing: self.range.is_none() };
+        for id in &self.shown.spared {
+            let code = column.get(*id)?;
+            if codes.pass(code) && matcher.contains(*id)? {
+                best.push(code, *id, || Ok(true))?;
+            }
+        }
+        Ok(Codes { last: last.min(self.shown.most), ..codes })
+    }
+}
+
+pub(super) fn gather<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>) -> Result<Vec<u32>> {
+    let Asked { sorter, blocks, after, want, .. } = asked;
     let mut best = Best::new(sorter, after, want);
     match sorter.first() {
         Some(column) => {
-            let (first, last) = range.unwrap_or((0, u64::MAX));
-            let codes = Codes { first, last, missing: range.is_none() };
-            for id in &shown.spared {
-                let code = column.get(*id)?;
-                if codes.pass(code) && matcher.contains(*id)? {
-                    best.push(code, *id, || Ok(true))?;
-                }
-            }
-            let codes = Codes { last: last.min(shown.most), ..codes };
+            let codes = asked.spared_first(matcher, column, &mut best)?;
             by_column(matcher, column, codes, sorter.first_descends(), blocks, &mut best)?;
         }
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
@@ -92,7 +94,7 @@ fn by_column<'s>(
         visits.push((turned, Reverse(*number), code));
     }
     visits.sort_unstable();
-    let mut set = matcher.pool.set();
+    let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
     let mut hidden = Hidden::default();
     let mut visited = 0;
     for (_, Reverse(number), code) in &visits {
@@ -112,7 +114,16 @@ fn by_column<'s>(
         if best.is_full() {
             let (first, last, missing) = best.codes();
             let may_enter = |code: u64| first <= code && code <= last;
-            matcher.evaluate_some(*number, &mut set, |id| codes.get(id).map_or(missing, may_enter))?;
+            let mut narrow_down = |set: &mut Set| {
+                if descending && !missing && tops.is_none() {
+                    return narrow(set, column, (*number, &codes), first, &mut candidates);
+                }
+                if set.is_sparse() && set.len() <= skim::EACH {
+                    set.keep(|id| codes.get(id).map_or(missing, may_enter));
+                }
+                Ok(())
+            };
+            matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut narrow_down))?;
         } else {
             matcher.evaluate(*number, &mut set)?;
         }
@@ -134,11 +145,16 @@ fn by_column<'s>(
         best.tighten();
     }
     matcher.pool.put_set(set);
-    let left = visits.get_mut(visited..).unwrap_or_default();
+    matcher.pool.put_set(candidates);
+    let left = visits.get(visited..).unwrap_or_default();
     if descending && !left.is_empty() {
-        let mut left: Vec<u16> = left.iter().map(|(_, Reverse(number), _)| *number).collect();
-        left.sort_unstable();
-        outliers(matcher, &mut hidden, column, passing, &left, best)?;
+        let mut is_left = vec![false; blocks.last().map_or(0, |last| usize::from(*last) + 1)];
+        for (_, Reverse(number), _) in left.iter() {
+            if let Some(is_left) = is_left.get_mut(usize::from(*number)) {
+                *is_left = true;
+            }
+        }
+        outliers(matcher, &mut hidden, column, passing, &is_left, best)?;
     }
     Ok(())
 }
@@ -152,8 +168,8 @@ fn each_outlier<'s>(
     passing: Codes,
     best: &mut Best<'_, '_>,
 ) -> Result<bool> {
-    let some = tops.outliers.iter().filter(|outlier| passing.pass(Some(outlier.code)));
-    if !codes.is_plain() || some.clone().nth(EACH).is_some() {
+    let some = tops.outliers_within(passing.first, passing.last);
+    if !codes.is_plain() || some.len() > EACH {
         return Ok(false);
     }
     for Outlier { code, id } in some {
@@ -179,9 +195,12 @@ fn by_lanes<'s>(
         let id = id_of(number, within);
         best.push(code, id, || Ok(!hidden.contains(matcher, id)?))
     };
-    for outlier in tops.outliers {
+    for outlier in tops.outliers_within(passing.first, passing.last).iter().rev() {
         let within = within_block(outlier.id);
-        if passing.pass(Some(outlier.code)) && set.contains(within) && !codes.is_overridden(within) {
+        if best.is_beyond(Some(outlier.code)) {
+            break;
+        }
+        if set.contains(within) && !codes.is_overridden(within) {
             push(best, Some(outlier.code), within)?;
         }
     }
@@ -216,23 +235,26 @@ fn by_lanes<'s>(
     Ok(())
 }
 
-/// The outliers of blocks that were not visited, `left`, which ascend.
+/// The outliers of blocks that were not visited. `is_left`: by number of the block.
 fn outliers<'s>(
     matcher: &Matcher<'s>,
     hidden: &mut Hidden<'s>,
     column: ColumnView<'_>,
     passing: Codes,
-    left: &[u16],
+    is_left: &[bool],
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
     for outliers in column.outliers()? {
+        let (least, ..) = best.codes();
+        let least = least.max(passing.first);
         let from = outliers.partition_point(|outlier| outlier.code > passing.last);
-        for Outlier { code, id } in outliers.get(from..).unwrap_or_default() {
-            if best.is_beyond(Some(*code)) || *code < passing.first {
-                break;
+        let behind = outliers.partition_point(|outlier| outlier.code >= least);
+        for Outlier { code, id } in outliers.get(from..behind).unwrap_or_default() {
+            if !is_left.get(usize::from(block_of(*id))).is_some_and(|is_left| *is_left) {
+                continue;
             }
             watch::step()?;
-            if left.binary_search(&block_of(*id)).is_ok() && column.get(*id)? == Some(*code) && matcher.contains(*id)? {
+            if column.get(*id)? == Some(*code) && matcher.contains(*id)? {
                 best.push(Some(*code), *id, || Ok(!hidden.contains(matcher, *id)?))?;
             }
         }

@@ -3,7 +3,7 @@
 //! A filter is bound to the schema ([`filter`]) and resolved against the version ([`tree`]); the ids of a block that
 //! pass it are made from the blocks of its operands, where they lie ([`evaluate`], [`codes`]), or single ids are tested
 //! ([`probe`]). A page is taken in the total order of [`order`], by one of several plans ([`plan`]) that give the same
-//! rows: [`walk`], which gives up where it takes longer than was thought, or [`gather`]. Where the field that is sorted by
+//! rows: [`walk`], which gives up where it takes longer than was thought, [`gather`], or [`skim`]. Where the field that is sorted by
 //! or tested tells what is [`hidden`], that is not looked at for itself. [`explain`] tells what a query did, which it
 //! writes into a [`trace`].
 
@@ -22,6 +22,7 @@ mod order;
 mod plan;
 mod probe;
 mod set;
+mod skim;
 #[cfg(test)]
 mod tests;
 mod trace;
@@ -50,10 +51,9 @@ use smallvec::SmallVec;
 use self::{
     evaluate::{Matcher, Pool},
     filter::Test,
-    gather::Gather,
     hidden::Shown,
     order::{After, Order, Sorter},
-    plan::Estimates,
+    plan::{Asked, Estimates},
     trace::Trace,
     tree::Resolver,
     walk::Walk,
@@ -247,20 +247,13 @@ fn page<'s>(
             trace.run(|run| run.hidden = Some(format!("the codes of {name} tell them, but for {spared} documents")));
         }
     }
-    let mut steps = usize::MAX;
-    let plan = match how.plan {
-        Some(plan) => plan,
-        None => {
-            let range = matcher.root.range(first.field);
-            let estimates =
-                Estimates::new(&matcher.root, &sorter, &blocks, range, shown.most, want, state.documents())?;
-            steps = estimates.patience();
-            if let Some(trace) = how.trace {
-                trace.run(|run| run.estimates = Some(estimates));
-            }
-            estimates.cheaper()
-        }
-    };
+    let range = matcher.root.range(first.field);
+    let asked = Asked { sorter: &sorter, range, shown: &shown, blocks: &blocks, after, want };
+    let estimates = Estimates::new(&matcher.root, &asked, state.documents())?;
+    if let Some(trace) = how.trace {
+        trace.run(|run| run.estimates = Some(estimates));
+    }
+    let plan = how.plan.unwrap_or_else(|| estimates.pick());
     let told = |plan: &str| {
         if let Some(trace) = how.trace {
             let name = &state.schema().fields[first.field].name;
@@ -277,12 +270,14 @@ fn page<'s>(
         Some(_) => matcher.root.take_range(first.field, resolver)?,
         None => None,
     };
-    if let (Some(trace), Some(taken)) = (how.trace, &taken) {
-        trace.lies(taken.step, "ends of the order");
+    if let (Some(trace), Some(step)) = (how.trace, taken) {
+        trace.lies(step, "ends of the order");
     }
-    let range = taken.as_ref().map(|taken| taken.range);
+    let mut by_blocks = plan;
+    let mut given_up = "";
     if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
         told("walk");
+        let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);
         let walk = Walk { sorter: &sorter, column, range, shown: &shown, steps, after, want };
         let found = walk.run(matcher, |matcher| {
             let exists = resolver.exists(first.field)?;
@@ -296,12 +291,19 @@ fn page<'s>(
             ended(how, found.len());
             return Ok(found);
         }
-        told("walk, given up, then gather");
-    } else {
-        told("gather");
+        given_up = "walk, given up, then ";
+        by_blocks = estimates.pick_by_blocks();
     }
-    let found =
-        gather::gather(matcher, Gather { sorter: &sorter, range, shown: &shown, blocks: &blocks, after, want })?;
+    if by_blocks == Plan::Skim {
+        told(&format!("{given_up}skim"));
+        if let Some(found) = skim::skim(matcher, asked, estimates.share)? {
+            ended(how, found.len());
+            return Ok(found);
+        }
+        given_up = "skim, given up, then ";
+    }
+    told(&format!("{given_up}gather"));
+    let found = gather::gather(matcher, asked)?;
     ended(how, found.len());
     Ok(found)
 }

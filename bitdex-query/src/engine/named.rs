@@ -10,7 +10,7 @@ use bitdex_proto::schema::{FieldId, KEY_FIELD};
 use smallvec::SmallVec;
 
 use super::{
-    evaluate::{Pool, block_of, within_block},
+    evaluate::{Begin, Pool, block_of, within_block},
     filter::{self, Node, Test},
     set::Set,
     tree::{And, Resolver},
@@ -212,7 +212,7 @@ impl<'s> NamedSet<'s> {
         }
         // No layer in memory says anything of it, so it is what files say.
         let mut set = pool.set();
-        self.parts()?.evaluate(number, &mut set, pool)?;
+        self.parts()?.evaluate(number, &mut set, pool, Begin::All)?;
         let block = files.filter_sets().put(self.n, position, number, set.as_block());
         pool.put_set(set);
         Ok(block)
@@ -224,7 +224,7 @@ impl<'s> NamedSet<'s> {
             return Ok(then(block));
         }
         let mut own: Set = pool.set();
-        self.parts()?.evaluate(number, &mut own, pool)?;
+        self.parts()?.evaluate(number, &mut own, pool, Begin::All)?;
         let answer = then(own.as_block());
         pool.put_set(own);
         Ok(answer)

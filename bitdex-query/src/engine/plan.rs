@@ -2,7 +2,12 @@
 
 use std::fmt;
 
-use super::{order::Sorter, tree::And};
+use super::{
+    hidden::Shown,
+    order::{After, Sorter},
+    skim,
+    tree::And,
+};
 use crate::{log::Result, state::ColumnView};
 
 /// How to take a page. All give the same rows.
@@ -12,10 +17,12 @@ pub enum Plan {
     Walk,
     /// Evaluates whole blocks, and selects the first rows of their ids.
     Gather,
+    /// Evaluates blocks of those ids alone that have the greatest codes, and of more where there are too few.
+    Skim,
 }
 
 impl Plan {
-    pub const ALL: [Self; 2] = [Self::Walk, Self::Gather];
+    pub const ALL: [Self; 3] = [Self::Walk, Self::Gather, Self::Skim];
 }
 
 impl fmt::Display for Plan {
@@ -23,6 +30,7 @@ impl fmt::Display for Plan {
         f.write_str(match self {
             Self::Walk => "walk",
             Self::Gather => "gather",
+            Self::Skim => "skim",
         })
     }
 }
@@ -31,22 +39,34 @@ impl fmt::Display for Plan {
 mod cost {
     /// One step of a walk over a column, with the test of the id.
     pub(super) const STEP: f64 = 40.0;
+    /// The same where the next id is in any block.
+    pub(super) const FAR_STEP: f64 = 150.0;
     /// One operand of one block.
     pub(super) const OPERAND: f64 = 150.0;
     /// The same where few ids of the block are left.
     pub(super) const SPARSE: f64 = 60.0;
+    /// Copying the words of a block.
+    pub(super) const COPY: f64 = 600.0;
+    /// Looking one of a block's few ids up in words that nobody has read lately.
+    pub(super) const FAR_PROBE: f64 = 5.0;
+    /// Looking an id up in words.
+    pub(super) const PROBE: f64 = 1.0;
     /// Reading the code of an id, which seldom comes first.
     pub(super) const CODE: f64 = 8.0;
     /// The same of ids most of which come first, and are kept.
-    pub(super) const ROW: f64 = 14.0;
+    pub(super) const ROW: f64 = 30.0;
     /// A block that is visited at all.
     pub(super) const BLOCK: f64 = 150.0;
     /// One that a bound leaves out.
-    pub(super) const LEFT_OUT: f64 = 15.0;
+    pub(super) const LEFT_OUT: f64 = 50.0;
 }
 
 /// Ids of the lanes that a search for the first rows looks into.
 const LANES: f64 = 2048.0;
+/// Ids of a block.
+const IDS: f64 = 65536.0;
+/// Ids of a block that are an array.
+const FEW: f64 = 4096.0;
 /// Steps that every walk may take.
 const STEPS_LEAST: f64 = 512.0;
 
@@ -57,19 +77,26 @@ pub(super) struct Estimates {
     pub(super) matches: u64,
     pub(super) walk_ns: f64,
     pub(super) gather_ns: f64,
+    pub(super) skim_ns: f64,
+    /// See [`skim::share`].
+    pub(super) share: f64,
+}
+
+/// What a page is taken of: the first `want` rows behind `after`. `range`: the codes of the first key that pass, which
+/// plans see to themselves. `shown`: of its codes. `blocks`: where the filter may hold.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Asked<'q, 's> {
+    pub(super) sorter: &'q Sorter<'s>,
+    pub(super) range: Option<(u64, u64)>,
+    pub(super) shown: &'q Shown,
+    pub(super) blocks: &'q [u16],
+    pub(super) after: Option<&'q After>,
+    pub(super) want: usize,
 }
 
 impl Estimates {
-    /// Of a filter whose ids are in `blocks`. `range`: the codes that a walk has to go through, where not all.
-    pub(super) fn new(
-        root: &And<'_>,
-        sorter: &Sorter<'_>,
-        blocks: &[u16],
-        range: Option<(u64, u64)>,
-        cap: u64,
-        want: usize,
-        documents: u64,
-    ) -> Result<Self> {
+    pub(super) fn new(root: &And<'_>, asked: &Asked<'_, '_>, documents: u64) -> Result<Self> {
+        let Asked { sorter, range, shown, blocks, want, .. } = *asked;
         let documents = documents.max(1);
         let matches = root.estimate(documents);
         let operands = (root.positives.len() + root.negatives.len()) as f64;
@@ -78,30 +105,46 @@ impl Estimates {
         let of_block = root.positives.first().map_or(documents, |child| child.estimate) as f64 / all;
         let operand = (cost::SPARSE + of_block).min(cost::OPERAND);
         let block = cost::BLOCK + operands * operand;
-        let Some(column) = sorter.first() else {
-            return Ok(Self { matches, walk_ns: f64::INFINITY, gather_ns: block * all });
+        let none = Self {
+            matches,
+            walk_ns: f64::INFINITY,
+            gather_ns: block * all,
+            skim_ns: f64::INFINITY,
+            share: f64::INFINITY,
         };
+        let Some(column) = sorter.first() else { return Ok(none) };
         let within = match range {
-            Some((first, last)) => column.estimate(first, last.min(cap))?,
+            Some((first, last)) => column.estimate(first, last.min(shown.most))?,
             None => documents,
         };
         // Of the rows that a walk comes to, this share passes.
-        let share = (matches as f64 / within.max(1) as f64).clamp(1e-9, 1.0);
-        let steps = (want as f64 / share).min(within as f64) + 1.0;
+        let passing = (matches as f64 / within.max(1) as f64).clamp(1e-9, 1.0);
+        let steps = (want as f64 / passing).min(within as f64) + 1.0;
         let spread = spread(column, blocks)?;
         // Where codes follow ids, the lanes of a block tell which of its ids need not be looked at.
         let rows = match spread < 1.0 {
-            true => (want as f64 * 2.0 + LANES * matches as f64 / documents as f64) * cost::ROW,
+            true => (want as f64 * 2.0 + LANES * (matches as f64 / all / IDS).min(1.0)) * cost::ROW,
             false => f64::INFINITY,
         };
         let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
         let walked = (all * (steps / within.max(1) as f64 + spread) + 1.0).min(all).min(steps);
+        let share = match sorter.first_descends() && spread >= 1.0 {
+            true => asked.share(column, matches, documents)?,
+            false => f64::INFINITY,
+        };
+        let skim_ns = match share < skim::SHARE_MOST {
+            true => all * (cost::LEFT_OUT + cost::BLOCK + skimmed(share, of_block, operands, matches as f64 / all)),
+            false => f64::INFINITY,
+        };
         Ok(Self {
-            matches,
-            walk_ns: steps * cost::STEP + walked * (cost::BLOCK + operands * cost::SPARSE),
+            walk_ns: steps * (if spread < 1.0 { cost::STEP } else { cost::FAR_STEP })
+                + walked * (cost::BLOCK + operands * cost::SPARSE),
             gather_ns: gathered * block
                 + (matches as f64 * (gathered / all) * cost::CODE).min(rows)
                 + all * cost::LEFT_OUT,
+            skim_ns,
+            share,
+            ..none
         })
     }
 
@@ -109,17 +152,53 @@ impl Estimates {
         match plan {
             Plan::Walk => self.walk_ns,
             Plan::Gather => self.gather_ns,
+            Plan::Skim => self.skim_ns,
         }
     }
 
-    pub(super) fn cheaper(&self) -> Plan {
-        if self.walk_ns <= self.gather_ns { Plan::Walk } else { Plan::Gather }
+    /// The cheapest.
+    pub(super) fn pick(&self) -> Plan {
+        let by_blocks = self.pick_by_blocks();
+        if self.walk_ns <= self.of(by_blocks) { Plan::Walk } else { by_blocks }
     }
 
-    /// Steps after which a walk that has not come to its end has cost about as much as the other plan would.
-    pub(super) fn patience(&self) -> usize {
-        (self.gather_ns / cost::STEP).max(STEPS_LEAST) as usize
+    /// The cheapest that does not walk.
+    pub(super) fn pick_by_blocks(&self) -> Plan {
+        if self.skim_ns < self.gather_ns { Plan::Skim } else { Plan::Gather }
     }
+
+    /// Steps after which a walk that has not come to its end has cost about as much as another plan would.
+    pub(super) fn patience(&self) -> usize {
+        (self.of(self.pick_by_blocks()) / cost::STEP).max(STEPS_LEAST) as usize
+    }
+}
+
+impl Asked<'_, '_> {
+    /// See [`skim::share`].
+    fn share(&self, column: ColumnView<'_>, matches: u64, documents: u64) -> Result<f64> {
+        let after = self.after.map_or(Some(u64::MAX), |after| self.sorter.after_code(after));
+        // What has no value comes last.
+        let Some(after) = after else { return Ok(f64::INFINITY) };
+        let last = self.range.map_or(u64::MAX, |(_, last)| last).min(self.shown.most).min(after);
+        let above = last.checked_add(1).map_or(Ok(0), |from| column.estimate(from, u64::MAX))?;
+        Ok(skim::share(self.want, matches, documents, above))
+    }
+}
+
+/// What a block costs of which only ids with the greatest codes are looked at. `first`: ids of its first operand.
+fn skimmed(share: f64, first: f64, operands: f64, matches: f64) -> f64 {
+    const LEVELS: [f64; 4] = [1.0 / 1024.0, 1.0 / 256.0, 1.0 / 64.0, 1.0 / 16.0];
+    let few = first <= FEW;
+    let level = LEVELS.into_iter().find(|level| *level >= share && (!few || *level >= LEVELS[2])).unwrap_or(LEVELS[3]);
+    let ids = first * level;
+    if !few && level < LEVELS[2] {
+        // The ids of the level are looked up in all operands.
+        return operands * (cost::SPARSE + IDS * level * cost::FAR_PROBE) + matches * level * cost::CODE;
+    }
+    let begin = if few { first * cost::PROBE } else { cost::COPY };
+    begin
+        + (operands - 1.0).max(0.0) * (cost::SPARSE + ids * cost::PROBE).min(cost::OPERAND)
+        + matches * level * cost::CODE
 }
 
 /// The part of all codes that one block's codes reach over: 1 where they have nothing to do with ids.

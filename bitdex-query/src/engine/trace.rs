@@ -15,7 +15,7 @@ use bitdex_proto::{
 };
 
 use super::{
-    evaluate::Pool,
+    evaluate::{Begin, Pool},
     filter::Test,
     plan::Estimates,
     set::Set,
@@ -186,28 +186,26 @@ impl Trace {
         number: u16,
         set: &mut Set,
         pool: &mut Pool,
-        keep: Option<&dyn Fn(u16) -> bool>,
+        begin: Begin<'_>,
     ) -> Result<()> {
         self.run(|run| run.evaluated += 1);
-        self.evaluate(and, number, set, pool, keep)
+        self.evaluate(and, number, set, pool, begin)
     }
 
-    /// As [`And::evaluate`]; of what the first step leaves, only what `keep` lets through where that is little.
-    fn evaluate(
-        &self,
-        and: &And<'_>,
-        number: u16,
-        set: &mut Set,
-        pool: &mut Pool,
-        keep: Option<&dyn Fn(u16) -> bool>,
-    ) -> Result<()> {
+    /// As [`And::evaluate`].
+    fn evaluate(&self, and: &And<'_>, number: u16, set: &mut Set, pool: &mut Pool, begin: Begin<'_>) -> Result<()> {
         set.clear();
-        let Some((first, rest)) = and.positives.split_first() else { return Ok(()) };
-        self.timed(first.step, set, |set| self.unite(first, number, set, pool))?;
-        if let Some(keep) = keep
-            && set.is_sparse()
+        let Some((first, mut rest)) = and.positives.split_first() else { return Ok(()) };
+        if let Begin::Of(ids) = begin {
+            set.or(ids);
+            rest = &and.positives;
+        } else {
+            self.timed(first.step, set, |set| self.unite(first, number, set, pool))?;
+        }
+        if let Begin::Narrowed(narrow) = begin
+            && !set.is_empty()
         {
-            set.keep(keep);
+            narrow(set)?;
         }
         for child in rest {
             if set.is_empty() {
@@ -234,7 +232,7 @@ impl Trace {
             }
             Node::And(and) => {
                 let mut own = pool.set();
-                self.evaluate(and, number, &mut own, pool, None)?;
+                self.evaluate(and, number, &mut own, pool, Begin::All)?;
                 set.or(own.as_block());
                 pool.put_set(own);
                 Ok(())

@@ -128,12 +128,12 @@ impl<'s> And<'s> {
         self.find_range(field).map(|(_, range)| range)
     }
 
-    /// As [`And::range`]; takes the test out.
-    pub(super) fn take_range(&mut self, field: FieldId, resolver: Resolver<'s, '_>) -> Result<Option<Taken>> {
-        let Some((at, range)) = self.find_range(field) else { return Ok(None) };
+    /// Takes the test of [`And::range`] out. Answers with its step.
+    pub(super) fn take_range(&mut self, field: FieldId, resolver: Resolver<'s, '_>) -> Result<Option<StepId>> {
+        let Some((at, _)) = self.find_range(field) else { return Ok(None) };
         let child = self.positives.remove(at);
         resolver.complete(self)?;
-        Ok(Some(Taken { range, step: child.step }))
+        Ok(Some(child.step))
     }
 
     /// Fields whose columns it tests.
@@ -162,13 +162,6 @@ impl<'s> And<'s> {
         self.positives.sort_by_key(|child| child.estimate);
         tested
     }
-}
-
-/// See [`And::take_range`].
-#[derive(Debug)]
-pub(super) struct Taken {
-    pub(super) range: (u64, u64),
-    pub(super) step: StepId,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -38,6 +38,8 @@ use super::{
     keys::{Keys, KeysWriter},
     overridden::Overridden,
     parts::{self, Part},
+    peaks::Peaks,
+    sets::Block,
     tops::{BlockTops, Tops},
 };
 use crate::{
@@ -408,6 +410,7 @@ pub struct Column {
     order: Part,
     fences: Part,
     tops: OnceLock<Option<Tops>>,
+    peaks: OnceLock<Peaks>,
     ahead: OnceLock<Ahead>,
 }
 
@@ -445,8 +448,18 @@ impl Column {
         {
             return Err(section.damaged(heads_at, "its parts have other lengths than its numbers say"));
         }
-        let (tops, ahead) = (OnceLock::new(), OnceLock::new());
-        Ok(Some(Self { section, segment, heads, values: values as usize, codes, order, fences, tops, ahead }))
+        Ok(Some(Self {
+            section,
+            segment,
+            heads,
+            values: values as usize,
+            codes,
+            order,
+            fences,
+            tops: OnceLock::new(),
+            peaks: OnceLock::new(),
+            ahead: OnceLock::new(),
+        }))
     }
 
     /// Number of the segment.
@@ -518,6 +531,31 @@ impl Column {
         Ok(self.tops.get_or_init(|| Tops::of(readers.into_iter())).as_ref())
     }
 
+    /// The ids with the greatest codes.
+    pub fn peaks(&self) -> Result<&Peaks> {
+        if let Some(peaks) = self.peaks.get() {
+            return Ok(peaks);
+        }
+        let peaks = Peaks::of(self)?;
+        Ok(self.peaks.get_or_init(|| peaks))
+    }
+
+    /// [`Peaks::block`] of a block of this segment.
+    pub fn block_peaks(&self, block: u16, floor: u64, few: bool) -> Result<Option<Block<'_>>> {
+        let Some(n) = block.checked_sub(self.first_block()) else { return Ok(None) };
+        Ok(self.peaks()?.block(n.into(), floor, few))
+    }
+
+    /// The code that this part of the ids with a value reach: those that have greater ones, and perhaps more that have
+    /// the same.
+    pub fn reached_by(&self, share: f64) -> Result<Option<u64>> {
+        let above = ((self.len() as f64 * share) as usize).max(1);
+        match self.len().checked_sub(above) {
+            Some(rank) => self.get(self.ranked(rank)?),
+            None => Ok(None),
+        }
+    }
+
     /// Where it is ahead of another column of its segment: always the same one.
     pub fn ahead_of(&self, other: &Self) -> Result<&Ahead> {
         if let Some(ahead) = self.ahead.get() {
@@ -541,7 +579,9 @@ impl Column {
     /// Reads it, and makes what queries would make at their first look. `beside`: the column that it may be ahead of.
     pub fn warm(&self, beside: Option<&Self>) -> Result<()> {
         self.section.verify()?;
-        self.tops()?;
+        if self.tops()?.is_none() {
+            self.peaks()?;
+        }
         beside.map_or(Ok(()), |beside| self.ahead_of(beside).map(|_| ()))
     }
 

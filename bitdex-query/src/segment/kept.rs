@@ -6,7 +6,7 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use super::sets::{Block, WORDS};
+use super::sets::{Block, OwnedBlock};
 
 /// Bytes that all kept blocks may take.
 const MOST: usize = 32 << 20;
@@ -15,13 +15,11 @@ static HELD: AtomicUsize = AtomicUsize::new(0);
 
 /// Room for a block. A clone has the same block, until either is cleared.
 #[derive(Debug, Clone, Default)]
-pub struct Kept(OnceLock<Arc<Ids>>);
+pub struct Kept(OnceLock<Arc<Held>>);
 
+/// Counts as held as long as it is there.
 #[derive(Debug)]
-enum Ids {
-    Few(Box<[u16]>),
-    Bits(Box<[u64; WORDS]>),
-}
+struct Held(OwnedBlock);
 
 impl Kept {
     pub const fn new() -> Self {
@@ -30,7 +28,7 @@ impl Kept {
 
     #[inline]
     pub fn get(&self) -> Option<Block<'_>> {
-        self.0.get().map(|ids| ids.block())
+        self.0.get().map(|held| held.0.as_block())
     }
 
     /// Keeps a block where nothing is kept yet; `None` where there is no room.
@@ -40,12 +38,8 @@ impl Kept {
             HELD.fetch_sub(bytes, Ordering::Relaxed);
             return None;
         }
-        let ids = Arc::new(match block {
-            Block::Empty => Ids::Few(Box::default()),
-            Block::Array(ids) => Ids::Few(ids.into()),
-            Block::Bits(words) => Ids::Bits(Box::new(*words)),
-        });
-        Some(self.0.get_or_init(|| ids).block())
+        let held = Arc::new(Held(block.into()));
+        Some(self.0.get_or_init(|| held).0.as_block())
     }
 
     pub fn clear(&mut self) {
@@ -54,33 +48,19 @@ impl Kept {
 }
 
 fn bytes_of(block: Block<'_>) -> usize {
-    size_of::<Ids>()
-        + match block {
-            Block::Empty => 0,
-            Block::Array(ids) => size_of_val(ids),
-            Block::Bits(words) => size_of_val(words),
-        }
+    size_of::<Held>() + block.bytes()
 }
 
-impl Ids {
-    #[inline]
-    fn block(&self) -> Block<'_> {
-        match self {
-            Self::Few(ids) => Block::of(ids),
-            Self::Bits(words) => Block::Bits(words),
-        }
-    }
-}
-
-impl Drop for Ids {
+impl Drop for Held {
     fn drop(&mut self) {
-        HELD.fetch_sub(bytes_of(self.block()), Ordering::Relaxed);
+        HELD.fetch_sub(bytes_of(self.0.as_block()), Ordering::Relaxed);
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::sets::WORDS;
 
     #[test]
     fn what_is_kept_is_shared_with_clones_and_bounded_and_room_comes_back() {

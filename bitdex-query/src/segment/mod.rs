@@ -10,6 +10,7 @@ mod keys;
 pub mod lanes;
 pub mod overridden;
 mod parts;
+pub mod peaks;
 pub mod postings;
 #[allow(clippy::module_inception)]
 pub mod segment;

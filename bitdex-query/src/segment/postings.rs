@@ -466,9 +466,8 @@ impl Postings {
 
     /// The term at a position, with its set.
     pub fn at(&self, position: usize) -> Result<(Term<'_>, Posting<'_>)> {
-        let Some(position) = position.checked_sub(self.has_exists()) else {
-            return Ok((Term::Exists, self.many(self.meta.exists, self.meta.exists_blocks)?));
-        };
+        let set = self.set_at(position)?;
+        let Some(position) = position.checked_sub(self.has_exists()) else { return Ok((Term::Exists, set)) };
         let value = if self.ty == FieldType::String {
             let text = std::str::from_utf8(self.text(position)?)
                 .map_err(|_| self.section.damaged(self.offsets.position::<u32>(position), "a text is not UTF-8"))?;
@@ -481,7 +480,15 @@ impl Postings {
                 Some(Value::Text(_)) | None => return Err(self.section.damaged(0, "a term has no value")),
             }
         };
-        Ok((Term::Value(value), self.posting(position)?))
+        Ok((Term::Value(value), set))
+    }
+
+    /// The set of the term at a position.
+    pub fn set_at(&self, position: usize) -> Result<Posting<'_>> {
+        match position.checked_sub(self.has_exists()) {
+            Some(position) => self.posting(position),
+            None => self.many(self.meta.exists, self.meta.exists_blocks),
+        }
     }
 
     /// Number of terms.

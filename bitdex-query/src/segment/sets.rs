@@ -42,6 +42,15 @@ impl<'a> Block<'a> {
         }
     }
 
+    /// Bytes that the ids take.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Self::Empty => 0,
+            Self::Array(ids) => size_of_val(*ids),
+            Self::Bits(words) => size_of_val(*words),
+        }
+    }
+
     /// Number of ids. Counts the bits.
     pub fn len(&self) -> u32 {
         match self {
@@ -131,6 +140,33 @@ impl<'a> Block<'a> {
                 }
                 None
             }
+        }
+    }
+}
+
+/// A block that is kept in memory.
+#[derive(Debug, Clone)]
+pub enum OwnedBlock {
+    Array(Box<[u16]>),
+    Bits(Box<[u64; WORDS]>),
+}
+
+impl OwnedBlock {
+    #[inline]
+    pub fn as_block(&self) -> Block<'_> {
+        match self {
+            Self::Array(ids) => Block::of(ids),
+            Self::Bits(words) => Block::Bits(words),
+        }
+    }
+}
+
+impl From<Block<'_>> for OwnedBlock {
+    fn from(block: Block<'_>) -> Self {
+        match block {
+            Block::Empty => Self::Array(Box::default()),
+            Block::Array(ids) => Self::Array(ids.into()),
+            Block::Bits(words) => Self::Bits(Box::new(*words)),
         }
     }
 }

@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod overridden;
+mod peaks;
 mod segments;
 mod tops;
 
@@ -426,6 +427,16 @@ fn random_codes(rng: &mut ChaCha8Rng) -> BTreeMap<u32, u64> {
         codes.extend([(70_000, 0), (70_001, u64::MAX), (70_002, 1)]);
     }
     codes
+}
+
+/// A column of a segment, written and opened.
+fn dense_column(file: &File, segment: u32, codes: &BTreeMap<u32, u64>) -> Column {
+    let pack = file.write(|pack| {
+        let mut writer = ColumnWriter::dense(4, segment);
+        codes.iter().for_each(|(id, code)| writer.push(*id, Some(*code)));
+        writer.finish(pack).unwrap();
+    });
+    Column::open(&pack, 4).unwrap().unwrap()
 }
 
 #[test]

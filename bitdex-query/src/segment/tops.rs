@@ -61,8 +61,22 @@ pub struct BlockTops<'a> {
     /// Largest code.
     pub most: u64,
     pub lanes: &'a [Lane],
-    /// By id.
+    /// By code, ascending.
     pub outliers: &'a [Outlier],
+}
+
+impl<'a> BlockTops<'a> {
+    /// Whether any outlier has a code from `first` to `last`.
+    pub fn has_outlier(&self, first: u64, last: u64) -> bool {
+        self.most >= first && self.limit < last && !self.outliers_within(first, last).is_empty()
+    }
+
+    /// The outliers with codes from `first` to `last`.
+    pub fn outliers_within(&self, first: u64, last: u64) -> &'a [Outlier] {
+        let from = self.outliers.partition_point(|outlier| outlier.code < first);
+        let behind = self.outliers.partition_point(|outlier| outlier.code <= last);
+        self.outliers.get(from..behind).unwrap_or_default()
+    }
 }
 
 impl Tops {
@@ -128,7 +142,7 @@ impl Tops {
             }
         }
         if let Some(outliers) = self.outliers.get_mut(first as usize..) {
-            outliers.sort_unstable_by_key(|outlier| outlier.id);
+            outliers.sort_unstable_by_key(|outlier| (outlier.code, outlier.id));
         }
         let count = self.outliers.len() as u32 - first;
         self.heads.push(Head { min, limit, most, first, count });

@@ -10,12 +10,15 @@ use bitdex_proto::schema::{FieldId, Schema};
 use super::{
     checkpoint::Checkpoint,
     filter_sets::FilterSets,
+    known_terms::{KnownTerm, KnownTerms},
     layout::{Layout, Place},
 };
 use crate::{
     build::table::TableHeader,
     log::{Error, Result},
-    segment::{BLOCK_BITS, SEGMENT_BITS, columns::SparseColumn, postings::Role, segment::Segment, table::Table},
+    segment::{
+        BLOCK_BITS, SEGMENT_BITS, columns::SparseColumn, postings::Role, segment::Segment, table::Table, value::Term,
+    },
     store::{
         Folder,
         manifest::{Manifest, SegmentRef, TableRef},
@@ -41,6 +44,7 @@ pub struct Files {
     overrides: Vec<OnceLock<bool>>,
     staged: Vec<PathBuf>,
     filter_sets: FilterSets,
+    known_terms: KnownTerms,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
     prepared_for: Option<u64>,
 }
@@ -64,8 +68,10 @@ impl Files {
     fn empty(layout: Arc<Layout>, folder: PathBuf) -> Self {
         let tables = layout.schema.sources.iter().map(|_| None).collect();
         let overrides = layout.fields.iter().map(|_| OnceLock::new()).collect();
+        let known_terms = KnownTerms::new(layout.fields.len());
         Self {
             overrides,
+            known_terms,
             layout,
             folder,
             segments: Vec::new(),
@@ -187,6 +193,11 @@ impl Files {
     /// What queries keep beside these files.
     pub(crate) fn filter_sets(&self) -> &FilterSets {
         &self.filter_sets
+    }
+
+    /// See [`KnownTerms::get`].
+    pub(crate) fn known_term(&self, field: FieldId, term: Term<'_>) -> Option<Option<&KnownTerm>> {
+        self.known_terms.get(&self.segments, field, term)
     }
 
     pub(crate) fn folder(&self) -> &Path {

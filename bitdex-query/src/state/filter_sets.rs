@@ -11,7 +11,7 @@ use std::sync::{
 
 use crate::segment::{
     BLOCK_BITS, BLOCKS_PER_SEGMENT,
-    sets::{ARRAY_MAX, Block, WORDS},
+    sets::{ARRAY_MAX, Block, OwnedBlock},
 };
 
 /// Of heap: four filters that hold something everywhere, of 130 M documents.
@@ -29,43 +29,10 @@ pub(crate) struct FilterSets {
 #[derive(Debug, Default)]
 struct FilterSet {
     /// By position of the segment, then by block in it.
-    blocks: Vec<OnceLock<KeptBlock>>,
+    blocks: Vec<OnceLock<OwnedBlock>>,
     /// Of the blocks that are there.
     ids: AtomicU64,
     known: AtomicU64,
-}
-
-#[derive(Debug)]
-enum KeptBlock {
-    Empty,
-    Array(Box<[u16]>),
-    Bits(Box<[u64; WORDS]>),
-}
-
-impl KeptBlock {
-    fn of(block: Block<'_>) -> Self {
-        match block {
-            Block::Bits(words) if block.len() as usize > ARRAY_MAX => Self::Bits(Box::new(*words)),
-            block if block.is_empty() => Self::Empty,
-            block => Self::Array(block.iter().collect()),
-        }
-    }
-
-    fn as_block(&self) -> Block<'_> {
-        match self {
-            Self::Empty => Block::Empty,
-            Self::Array(ids) => Block::of(ids),
-            Self::Bits(words) => Block::Bits(words),
-        }
-    }
-
-    fn bytes(&self) -> u64 {
-        match self {
-            Self::Empty => 0,
-            Self::Array(ids) => size_of_val(&**ids) as u64,
-            Self::Bits(words) => size_of_val(&**words) as u64,
-        }
-    }
 }
 
 impl FilterSets {
@@ -93,8 +60,8 @@ impl FilterSets {
     pub(crate) fn put(&self, filter: usize, position: usize, block: u16, ids: Block<'_>) -> Option<Block<'_>> {
         let filter = self.filters.get(filter)?;
         let place = filter.blocks.get(place(position, block))?;
-        let made = KeptBlock::of(ids);
-        let (count, bytes) = (made.as_block().len(), made.bytes());
+        let made = smallest(ids);
+        let (count, bytes) = (made.as_block().len(), made.as_block().bytes() as u64);
         if self.bytes.load(Ordering::Relaxed) + bytes > BYTES_MOST {
             return None;
         }
@@ -103,7 +70,7 @@ impl FilterSets {
             filter.ids.fetch_add(count.into(), Ordering::Relaxed);
             filter.known.fetch_add(1, Ordering::Relaxed);
         }
-        place.get().map(KeptBlock::as_block)
+        place.get().map(OwnedBlock::as_block)
     }
 
     /// Ids of all blocks, judged by those that are there; `None`: none is.
@@ -115,6 +82,16 @@ impl FilterSets {
     }
 }
 
+/// Words only where an array would take more.
+fn smallest(block: Block<'_>) -> OwnedBlock {
+    match block {
+        Block::Bits(words) if block.len() as usize <= ARRAY_MAX => {
+            OwnedBlock::Array(Block::Bits(words).iter().collect())
+        }
+        block => block.into(),
+    }
+}
+
 fn place(position: usize, block: u16) -> usize {
     position * usize::from(BLOCKS_PER_SEGMENT) + usize::from(block % BLOCKS_PER_SEGMENT)
 }
@@ -122,6 +99,7 @@ fn place(position: usize, block: u16) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::segment::sets::WORDS;
 
     #[test]
     fn blocks_are_kept_as_they_are_and_up_to_a_limit() {

@@ -3,7 +3,7 @@
 use bitdex_proto::query::ExplainRequest;
 
 use super::*;
-use crate::engine::{ExplainedRun, ExplainedStep, explain};
+use crate::engine::{ExplainedRun, ExplainedStep, explain, search_by};
 
 /// A query that is explained gives the same answer, and its steps add up to it.
 pub(super) fn check(state: &State, request: &SearchRequest, now: i64, expected: &[u32], what: &str) {
@@ -87,4 +87,28 @@ fn distinct_tells_its_runs() {
     let told = explain(&state, &ExplainRequest::Search(request), NOW).unwrap();
     assert_eq!(told.rows, 8);
     assert!(told.runs.len() > 1, "{}", told.text);
+}
+
+#[test]
+fn the_greatest_codes_are_looked_at_alone_where_an_order_has_nothing_to_do_with_ids() {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed());
+    let rows: Vec<_> = (0..4_000).map(|n| (n, Some(rng.random_range(0..1_000)))).collect();
+    let mut state = state_of(&rows);
+    state.apply(3, &freeze()).unwrap();
+    let mut store = Store::new(state.schema());
+    state.adopt(store.flush(&state, &[])).unwrap();
+    while let Some(files) = store.compact(state.files(), 0.0) {
+        state.adopt(files).unwrap();
+    }
+    let request = |sort, limit| SearchRequest { sort, limit, ..SearchRequest::new("things") };
+    let considers = |request| {
+        let (run, _) = run_of(&state, request);
+        run.considered.iter().any(|considered| considered.plan == "skim")
+    };
+    assert!(considers(request(by("level", true), 5)));
+    assert!(!considers(request(by("level", true), 2_000)), "nearly all would be looked at");
+    assert!(!considers(request(by("level", false), 5)), "they are the greatest");
+    let [skimmed, gathered] = [Plan::Skim, Plan::Gather]
+        .map(|plan| search_by(&state, &request(by("level", true), 5), NOW, plan).unwrap().ids);
+    assert_eq!(skimmed, gathered);
 }

@@ -1,21 +1,12 @@
 use rand::RngExt as _;
 
-use super::{BTreeMap, Column, ColumnWriter, File};
+use super::{BTreeMap, File, dense_column};
 use crate::{
     segment::lanes::LANE,
     testing::{scaled, seeded},
 };
 
 const SEGMENT: u32 = 3;
-
-fn column(file: &File, codes: &BTreeMap<u32, u64>) -> Column {
-    let pack = file.write(|pack| {
-        let mut writer = ColumnWriter::dense(4, SEGMENT);
-        codes.iter().for_each(|(id, code)| writer.push(*id, Some(*code)));
-        writer.finish(pack).unwrap();
-    });
-    Column::open(&pack, 4).unwrap().unwrap()
-}
 
 #[test]
 fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
@@ -31,7 +22,7 @@ fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
             }
         }
         let file = File::new();
-        let column = column(&file, &codes);
+        let column = dense_column(&file, SEGMENT, &codes);
         let mut listed = Vec::new();
         for block in 0..4_u16 {
             let number = (SEGMENT << 4) as u16 | block;
@@ -39,7 +30,7 @@ fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
             let of_block = || codes.iter().filter(|(id, _)| (*id >> 16) as u16 == number);
             assert_eq!(of_block().map(|(_, code)| *code).min(), Some(tops.min));
             assert_eq!(of_block().map(|(_, code)| *code).max(), Some(tops.most));
-            assert!(tops.outliers.is_sorted_by_key(|outlier| outlier.id));
+            assert!(tops.outliers.is_sorted_by_key(|outlier| (outlier.code, outlier.id)));
             for (id, code) in of_block() {
                 let lane = tops.lanes[(id & 0xffff) as usize / LANE];
                 let outlier = tops.outliers.iter().any(|outlier| (outlier.id, outlier.code) == (*id, *code));
@@ -66,6 +57,6 @@ fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
 fn there_are_none_where_codes_do_not_follow_ids() {
     let mut rng = seeded();
     let codes = (0..100_000).map(|n| (SEGMENT << 20 | n, rng.random_range(0..1_000))).collect();
-    assert!(column(&File::new(), &codes).tops().unwrap().is_none());
-    assert!(column(&File::new(), &BTreeMap::new()).tops().unwrap().is_none());
+    assert!(dense_column(&File::new(), SEGMENT, &codes).tops().unwrap().is_none());
+    assert!(dense_column(&File::new(), SEGMENT, &BTreeMap::new()).tops().unwrap().is_none());
 }

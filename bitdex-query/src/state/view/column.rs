@@ -17,6 +17,7 @@ use crate::{
         columns::{BlockBounds, BlockReader, Column, SparseColumn},
         lanes::{LANE, LANES, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
+        sets::Block,
         tops::{BlockTops, Outlier, Tops},
     },
 };
@@ -25,6 +26,8 @@ use crate::{
 const CODES: usize = 1 << BLOCK_BITS;
 /// Overrides that are looked at one by one, before a rougher answer does.
 const EACH: usize = 256;
+/// Segments that tell what the codes of all are like.
+const SEGMENTS_LOOKED_AT: usize = 8;
 
 /// A column over the whole index. Every id that has a code is a present document.
 #[derive(Debug, Clone, Copy)]
@@ -144,6 +147,29 @@ impl<'s> ColumnView<'s> {
     /// What the base knows of a block whose codes follow the ids. Layers above may say something else of some ids.
     pub(crate) fn tops(&self, block: u16) -> Result<Option<BlockTops<'s>>> {
         self.base_of(block).map_or(Ok(None), |column| column.block_tops(block))
+    }
+
+    /// A set of ids of a block in which are all whose code in the base reaches `floor`; `None`: there is none but all of
+    /// them. `few`: see [`Peaks::block`]. Layers above may say something else of some ids.
+    ///
+    /// [`Peaks::block`]: crate::segment::peaks::Peaks::block
+    pub(crate) fn peaks(&self, block: u16, floor: u64, few: bool) -> Result<Option<Block<'s>>> {
+        match self.base_of(block) {
+            Some(column) => column.block_peaks(block, floor, few),
+            None => Ok(Some(Block::Empty)),
+        }
+    }
+
+    /// The code that about this part of the ids with a code reach, judged by some segments; `None`: there are none.
+    pub(crate) fn reached_by(&self, share: f64) -> Result<Option<u64>> {
+        let all = self.files.segments().len();
+        let mut codes = SmallVec::<[u64; SEGMENTS_LOOKED_AT]>::new();
+        for column in self.segments().step_by(all.div_ceil(SEGMENTS_LOOKED_AT).max(1)) {
+            codes.extend(column.reached_by(share)?);
+        }
+        codes.sort_unstable();
+        // Rather too many ids than too few.
+        Ok(codes.get(codes.len() / 4).copied())
     }
 
     /// The outliers of each of the base's segments, descending. Layers above may say something else of them.

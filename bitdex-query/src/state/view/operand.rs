@@ -8,6 +8,7 @@ use smallvec::SmallVec;
 use super::{
     super::{
         Files, State,
+        known_terms::KnownTerm,
         layer::{BlockDelta, Layer, SetKey},
     },
     combine::{Change, combine},
@@ -39,7 +40,9 @@ pub(crate) struct Operand<'s> {
     field: FieldId,
     /// `None`: `Exists`.
     term: Option<Value>,
-    /// By position of the segment.
+    /// Where it lies in the base, if that is known.
+    known: Option<&'s KnownTerm>,
+    /// By position of the segment; none where the base has no such set.
     base: SmallVec<[Cell<Found<'s>>; 2]>,
     /// What the checkpoint says came in, and went out, where it says more than segments have taken in.
     added: Option<Changed<'s>>,
@@ -78,6 +81,8 @@ impl<'s> Operand<'s> {
             }
         }
         let [added, removed] = changed;
+        let known = files.known_term(field, term);
+        let segments = if let Some(None) = known { &[] } else { files.segments() };
         let term = match term {
             Term::Exists => None,
             Term::Value(value) => Some(value.to_value()),
@@ -85,7 +90,8 @@ impl<'s> Operand<'s> {
         Ok(Self {
             files,
             field,
-            base: files.segments().iter().map(|_| Cell::new(Found::NotSought)).collect(),
+            known: known.flatten(),
+            base: segments.iter().map(|_| Cell::new(Found::NotSought)).collect(),
             added,
             removed,
             frozen: state.frozen.as_ref().map_or_else(Deltas::new, |frozen| deltas(&frozen.layer, field, &term)),
@@ -107,13 +113,16 @@ impl<'s> Operand<'s> {
 
     fn estimate_anew(&self) -> u64 {
         let length = |posting: Option<Posting<'_>>| posting.map_or(0, |posting| posting.len());
-        let base: u64 = (0..self.base.len())
-            .map(|position| match self.segment(position) {
-                Ok(posting) => length(posting),
-                // Whoever reads it meets the damage.
-                Err(_) => 1 << SEGMENT_BITS,
-            })
-            .sum();
+        let base: u64 = match self.known {
+            Some(known) => known.ids,
+            None => (0..self.base.len())
+                .map(|position| match self.segment(position) {
+                    Ok(posting) => length(posting),
+                    // Whoever reads it meets the damage.
+                    Err(_) => 1 << SEGMENT_BITS,
+                })
+                .sum(),
+        };
         // What went out may never have been in, so it is not taken off.
         let deltas = self.frozen.iter().chain(&self.active);
         let added: u64 = deltas.map(|(_, delta)| u64::from(delta.added.as_block().len())).sum();
@@ -122,18 +131,10 @@ impl<'s> Operand<'s> {
 
     /// Numbers of the blocks that may not be empty, ascending.
     pub(crate) fn blocks(&self) -> Vec<u16> {
-        let mut blocks = Vec::new();
-        for (position, segment) in self.files.segments().iter().enumerate() {
-            let found = self.segment(position);
-            if let Ok(posting) = found {
-                push_blocks(posting, &mut blocks);
-            } else {
-                // Whoever reads one of them meets the damage.
-                let first = (segment.number() << (SEGMENT_BITS - BLOCK_BITS)) as u16;
-                blocks.retain(|block| *block < first);
-                blocks.extend((0..BLOCKS_PER_SEGMENT).map(|block| first | block));
-            }
-        }
+        let mut blocks = match self.known {
+            Some(known) => known.blocks.clone(),
+            None => self.blocks_of_base(),
+        };
         let of_base = blocks.len();
         push_blocks(self.added.as_ref().map(|added| added.posting), &mut blocks);
         let grown = self.frozen.iter().chain(&self.active);
@@ -141,6 +142,21 @@ impl<'s> Operand<'s> {
         if blocks.len() > of_base {
             blocks.sort_unstable();
             blocks.dedup();
+        }
+        blocks
+    }
+
+    fn blocks_of_base(&self) -> Vec<u16> {
+        let mut blocks = Vec::new();
+        for (position, segment) in self.files.segments().iter().enumerate() {
+            if let Ok(posting) = self.segment(position) {
+                push_blocks(posting, &mut blocks);
+            } else {
+                // Whoever reads one of them meets the damage.
+                let first = (segment.number() << (SEGMENT_BITS - BLOCK_BITS)) as u16;
+                blocks.retain(|block| *block < first);
+                blocks.extend((0..BLOCKS_PER_SEGMENT).map(|block| first | block));
+            }
         }
         blocks
     }
@@ -261,8 +277,16 @@ impl<'s> Operand<'s> {
             Found::Set(posting) => Ok(Some(posting)),
             Found::NotSought => {
                 let Some(segment) = self.files.segments().get(position) else { return Ok(None) };
-                let term = self.term.as_ref().map_or(Term::Exists, |value| Term::Value(ValueRef::of(value)));
-                let posting = segment.posting(self.field, term)?;
+                let posting = match self.known {
+                    Some(known) => match (segment.postings(self.field), known.positions.get(position)) {
+                        (Some(postings), Some(Some(at))) => Some(postings.set_at(*at as usize)?),
+                        _ => None,
+                    },
+                    None => {
+                        let term = self.term.as_ref().map_or(Term::Exists, |value| Term::Value(ValueRef::of(value)));
+                        segment.posting(self.field, term)?
+                    }
+                };
                 cell.set(posting.map_or(Found::Nothing, Found::Set));
                 Ok(posting)
             }

@@ -1,0 +1,92 @@
+//! Where the sets of a term lie in all segments, of fields that have few terms: sought once for all queries. Of fields
+//! with many, each query seeks its terms in each segment.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, OnceLock},
+};
+
+use bitdex_proto::{schema::FieldId, value::Value};
+
+use crate::{
+    log::Result,
+    segment::{
+        segment::Segment,
+        value::{Term, ValueRef},
+    },
+};
+
+/// Terms of a field in one segment, up to which they are known.
+const TERMS_MOST: usize = 64;
+
+/// By field.
+#[derive(Debug, Default)]
+pub(super) struct KnownTerms(Vec<OnceLock<Option<Box<[KnownTerm]>>>>);
+
+/// A term of the base.
+#[derive(Debug)]
+pub(crate) struct KnownTerm {
+    /// `None`: `Exists`.
+    value: Option<Value>,
+    /// Number of ids.
+    pub(crate) ids: u64,
+    /// Numbers of the blocks that are not empty, ascending.
+    pub(crate) blocks: Vec<u16>,
+    /// By position of the segment: that of the term there.
+    pub(crate) positions: Vec<Option<u32>>,
+}
+
+impl KnownTerms {
+    pub(super) fn new(fields: usize) -> Self {
+        Self((0..fields).map(|_| OnceLock::new()).collect())
+    }
+
+    /// `None` where the terms of the field are not known; `Some(None)` where no segment has this one.
+    pub(super) fn get(&self, segments: &[Arc<Segment>], field: FieldId, term: Term<'_>) -> Option<Option<&KnownTerm>> {
+        let place = self.0.get(field)?;
+        let terms = match place.get() {
+            Some(terms) => terms,
+            None => {
+                // Who reads what is damaged is told of it.
+                let terms = of_field(segments, field).ok()?;
+                place.get_or_init(|| terms)
+            }
+        };
+        let terms = terms.as_ref()?;
+        let value = match term {
+            Term::Exists => None,
+            Term::Value(value) => Some(value),
+        };
+        let at = terms.binary_search_by(|known| known.value.as_ref().map(ValueRef::of).cmp(&value)).ok();
+        Some(at.and_then(|at| terms.get(at)))
+    }
+}
+
+fn of_field(segments: &[Arc<Segment>], field: FieldId) -> Result<Option<Box<[KnownTerm]>>> {
+    let mut terms = BTreeMap::<Option<Value>, KnownTerm>::new();
+    for (at, segment) in segments.iter().enumerate() {
+        let Some(postings) = segment.postings(field) else { continue };
+        if postings.len() > TERMS_MOST {
+            return Ok(None);
+        }
+        for position in 0..postings.len() {
+            let (term, posting) = postings.at(position)?;
+            let value = match term {
+                Term::Exists => None,
+                Term::Value(value) => Some(value.to_value()),
+            };
+            let known = terms.entry(value.clone()).or_insert_with(|| KnownTerm {
+                value,
+                ids: 0,
+                blocks: Vec::new(),
+                positions: vec![None; segments.len()],
+            });
+            known.ids += posting.len();
+            known.blocks.extend(posting.numbers());
+            if let Some(place) = known.positions.get_mut(at) {
+                *place = Some(position as u32);
+            }
+        }
+    }
+    Ok(Some(terms.into_values().collect()))
+}
