@@ -3,7 +3,8 @@
 //! The file is made once, never unlinked, never written and never truncated, so that all processes lock the same one.
 //! The kernel gives the lock up when its holder ends, however that happens; a candidate that waits blocked on it goes on
 //! at once. The lock says who may write *now*; the epoch, which each promotion raises in the manifest before it writes
-//! anything, says whose segments are whose.
+//! anything, says whose segments are whose. Somebody may remove the file all the same: the holder looks whether it is still
+//! there before it acknowledges anything, and before each manifest.
 
 mod address;
 
@@ -11,7 +12,7 @@ use std::{
     fs::{self, File},
     io,
     os::unix::fs::MetadataExt as _,
-    path::Path,
+    path::{Path, PathBuf},
 };
 
 use rustix::fs::{FlockOperation, flock};
@@ -25,6 +26,40 @@ use crate::log::{Error, Result};
 #[must_use = "the lock is given up when the guard is dropped"]
 pub struct LockGuard {
     _file: File,
+    locked: Locked,
+}
+
+impl LockGuard {
+    pub fn locked(&self) -> &Locked {
+        &self.locked
+    }
+}
+
+/// Which file is locked. The lock is worth nothing once others would lock another one.
+#[derive(Debug, Clone)]
+pub struct Locked {
+    path: PathBuf,
+    device: u64,
+    inode: u64,
+}
+
+impl Locked {
+    fn new(path: &Path, file: &File) -> Result<Self> {
+        let metadata = file.metadata().map_err(Error::io("read", path))?;
+        Ok(Self { path: path.into(), device: metadata.dev(), inode: metadata.ino() })
+    }
+
+    /// Fails where the file was removed, or another one put in its place.
+    pub fn check(&self) -> Result<()> {
+        match fs::metadata(&self.path) {
+            Ok(named) if (named.dev(), named.ino()) == (self.device, self.inode) => Ok(()),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("read", &self.path)(error)),
+            _ => Err(Error::Foreign(format!(
+                "{} was replaced while processes of its folder were running: stop them all, then start them again",
+                self.path.display()
+            ))),
+        }
+    }
 }
 
 /// Takes the lock if it is free.
@@ -53,17 +88,10 @@ fn open(path: &Path) -> Result<File> {
     File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(Error::io("open", path))
 }
 
-/// The lock is worth nothing if others lock another file.
 fn confirm(path: &Path, file: File) -> Result<LockGuard> {
-    let inode = |metadata: io::Result<fs::Metadata>| metadata.map(|metadata| (metadata.dev(), metadata.ino()));
-    let held = inode(file.metadata()).map_err(Error::io("read", path))?;
-    match inode(fs::metadata(path)) {
-        Ok(named) if named == held => Ok(LockGuard { _file: file }),
-        _ => Err(Error::Foreign(format!(
-            "{} was replaced while processes of its folder were running: stop them all, then start them again",
-            path.display()
-        ))),
-    }
+    let locked = Locked::new(path, &file)?;
+    locked.check()?;
+    Ok(LockGuard { _file: file, locked })
 }
 
 #[cfg(test)]
@@ -104,5 +132,13 @@ mod tests {
         fs::remove_file(&path).unwrap();
         let error = confirm(&path, file).unwrap_err().to_string();
         assert!(error.contains("was replaced"), "{error}");
+
+        let guard = try_lock(&path).unwrap().unwrap();
+        guard.locked().check().unwrap();
+        fs::remove_file(&path).unwrap();
+        let another = try_lock(&path).unwrap().unwrap();
+        let error = guard.locked().check().unwrap_err().to_string();
+        assert!(error.contains("was replaced"), "{error}");
+        another.locked().check().unwrap();
     }
 }

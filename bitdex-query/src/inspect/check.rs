@@ -99,7 +99,7 @@ struct Opened {
 pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&str)) -> Result<Checked> {
     let look = |manifest: &Manifest| {
         manifest.check_definition(folder.root(), &schema.index, &schema.hash)?;
-        progress(&format!("opening the version at record {} and the log behind it", manifest.next_sequence - 1));
+        progress(&format!("opening the version at record {} and the log behind it", manifest.durable(0)));
         open(folder, manifest, schema)
     };
     let opened = of_one_version(folder, look, |opened| opened.checked.findings.is_empty())?;
@@ -178,7 +178,7 @@ fn follow(
         Error::damaged(folder.manifest(), 0, format!("it names {}, which is missing", path.display()))
     };
     let reader = LogReader::open(folder.root(), manifest.store, manifest.first_segment, next)?.ok_or_else(removed)?;
-    let end = reader.finish(frontier.max(manifest.next_sequence - 1), &mut |sequence, payload| {
+    let end = reader.finish(manifest.durable(frontier), &mut |sequence, payload| {
         *records += 1;
         let record = wire::Record::decode(payload).map_err(|error| error.to_string())?;
         match &mut state {

@@ -20,6 +20,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot};
 
 use super::{Ack, Command, Shared, token};
 use crate::{
+    election::Locked,
     log::{Error, Result, writer::LogWriter},
     state::State,
 };
@@ -77,12 +78,13 @@ pub(super) struct Committer {
 }
 
 impl Committer {
-    pub(super) fn start(shared: &Arc<Shared>, log: LogWriter) -> Result<Self> {
+    pub(super) fn start(shared: &Arc<Shared>, log: LogWriter, locked: Locked) -> Result<Self> {
         let (groups, receiver) = sync_channel(DEPTH);
         let [done, rolled, written, era] = [(); 4].map(|()| Arc::<AtomicU64>::default());
         let stage = Stage {
             shared: Arc::clone(shared),
             log,
+            locked,
             groups: receiver,
             done: Arc::clone(&done),
             rolled: Arc::clone(&rolled),
@@ -153,6 +155,7 @@ fn ended() -> Error {
 struct Stage {
     shared: Arc<Shared>,
     log: LogWriter,
+    locked: Locked,
     groups: Receiver<Group>,
     done: Arc<AtomicU64>,
     rolled: Arc<AtomicU64>,
@@ -192,7 +195,7 @@ impl Stage {
         let payloads: Vec<&Vec<u8>> = joined.iter().flat_map(|group| &group.payloads).collect();
         let records = payloads.len();
         if records > 0
-            && let Err(error) = self.log.commit(&payloads)
+            && let Err(error) = self.locked.check().and_then(|()| self.log.commit(&payloads))
         {
             return self.fail(joined, error);
         }

@@ -22,6 +22,7 @@ use crate::{
         compaction::{compact, pick},
         generation::{Limits, build},
     },
+    election::Locked,
     log::{
         Error, Result,
         segment::{Segment, segment_path},
@@ -63,13 +64,20 @@ struct Kept {
 pub(super) struct Keeper {
     shared: Arc<Shared>,
     frontier: Arc<Frontier>,
+    locked: Locked,
     kept: Mutex<Kept>,
 }
 
 impl Keeper {
-    pub(super) fn new(shared: &Arc<Shared>, frontier: &Arc<Frontier>, manifest: Manifest, files: Arc<Files>) -> Self {
+    pub(super) fn new(
+        shared: &Arc<Shared>,
+        frontier: &Arc<Frontier>,
+        locked: Locked,
+        manifest: Manifest,
+        files: Arc<Files>,
+    ) -> Self {
         let kept = Mutex::new(Kept { manifest, files });
-        Self { shared: Arc::clone(shared), frontier: Arc::clone(frontier), kept }
+        Self { shared: Arc::clone(shared), frontier: Arc::clone(frontier), locked, kept }
     }
 
     pub(super) fn manifest(&self) -> Manifest {
@@ -91,6 +99,8 @@ impl Keeper {
         let mut manifest = kept.manifest.clone();
         change(&mut manifest);
         manifest.next_sequence = manifest.next_sequence.max(self.frontier.load() + 1);
+        // What another writer has published since must not be lost.
+        self.locked.check().map_err(Failure::Fatal)?;
         manifest.publish(&**disk, &folder.manifest()).map_err(|error| match error {
             Error::Full { .. } => Failure::Again(error),
             // Which of the two manifests a crash would leave is open.
@@ -114,6 +124,7 @@ impl Keeper {
         let Shared { folder, disk, options, .. } = &*self.shared;
         // A job that publishes just now holds nobody up; it is asked again.
         let Some(mut kept) = self.kept.try_lock() else { return Ok(()) };
+        self.locked.check()?;
         match raise::answer(folder, &**disk, &kept.manifest, options.newest_format) {
             Ok(Some(raised)) => {
                 tracing::info!(format = raised.format, "raised the format of the store");

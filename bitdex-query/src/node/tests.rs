@@ -283,6 +283,27 @@ async fn a_failed_fsync_ends_the_writer_and_another_takes_its_place() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_writer_whose_lock_file_was_replaced_acknowledges_nothing_more() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = open(folder.path()).await;
+    let writer = first.writer().unwrap();
+    writer.submit(step("a", 0)).await.unwrap();
+    std::fs::remove_file(first.shared.folder.lock()).unwrap();
+    let second = open(folder.path()).await;
+    assert_eq!((second.role(), second.epoch()), (Role::Writer, 2));
+    assert!(matches!(writer.submit(step("a", 1)).await, Err(Error::Unavailable { .. })));
+    let reason = tokio::time::timeout(SECOND, first.failed()).await.unwrap();
+    assert!(reason.contains("LOCK was replaced"), "{reason}");
+    second.writer().unwrap().submit(step("a", 1)).await.unwrap();
+    assert_eq!(steps_of(&second.current(), "a"), 2);
+    drop(writer);
+    end(first, folder.path()).await;
+    end(second, folder.path()).await;
+    let third = open(folder.path()).await;
+    assert_eq!(steps_of(&third.current(), "a"), 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_cannot_take_over_goes_on_answering_and_tries_again() {
     let folder = tempfile::tempdir().unwrap();
     let node = open(folder.path()).await;

@@ -524,7 +524,7 @@ impl Worker {
         let Some(Follower { reader, frontier }) = self.follower.take() else {
             return Err(Error::Foreign("the log is not open".into()));
         };
-        let durable = frontier.load().max(manifest.next_sequence - 1);
+        let durable = manifest.durable(frontier.load());
         let behind = durable.saturating_sub(self.state.sequence());
         let mut replay = Replay::new(self);
         match replay.run(behind, |apply| reader.finish(durable, apply), &mut |_| Ok(())) {

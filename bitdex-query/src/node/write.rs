@@ -134,11 +134,11 @@ impl Writing {
             .sum();
         let store = manifest.store;
         Ok(Self {
-            committer: Committer::start(shared, log)?,
+            committer: Committer::start(shared, log, lock.locked().clone())?,
             flush: None,
             compaction: None,
             build: None,
-            keeper: Arc::new(Keeper::new(shared, &frontier, manifest, Arc::clone(&files))),
+            keeper: Arc::new(Keeper::new(shared, &frontier, lock.locked().clone(), manifest, Arc::clone(&files))),
             frontier,
             store,
             era: 0,

@@ -115,6 +115,11 @@ impl Manifest {
         self.next_sequence == 1 && self.checkpoint.is_none()
     }
 
+    /// The last record that is known to be durable. `frontier`: what FRONTIER says, which may be lost.
+    pub fn durable(&self, frontier: u64) -> u64 {
+        frontier.max(self.next_sequence - 1)
+    }
+
     /// Makes this the manifest, durably.
     pub fn publish(&self, disk: &dyn Disk, path: &Path) -> Result<()> {
         publish(disk, path, self.encode().as_bytes()).map(drop)

@@ -15,8 +15,8 @@
 //! *.tmp                not published; left over from a crash, replaced or removed by the next writer
 //! ```
 //!
-//! A name says what is in the file, so it is never used again for something else. Every file but FRONTIER is written under a temporary name, synced and renamed, or only appended to; none is changed
-//! or shortened in place.
+//! A name says what is in the file, so it is never used again for something else. Every file but FRONTIER is written
+//! under a temporary name, synced and renamed, or only appended to; none is changed or shortened in place.
 
 pub mod format;
 pub mod manifest;
@@ -52,8 +52,20 @@ impl Folder {
     /// Makes the folder where it is missing, and refuses one on a network file system.
     pub fn open(root: impl Into<PathBuf>, create: bool) -> Result<Self> {
         let root = root.into();
-        if create {
-            fs::create_dir_all(&root).map_err(Error::io("make the data folder", &root))?;
+        match fs::metadata(&root) {
+            Ok(found) if found.is_dir() => {}
+            Ok(_) => {
+                let path = root.display();
+                return Err(Error::Foreign(format!("{path} is not a folder: give --data the folder of a store")));
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
+                fs::create_dir_all(&root).map_err(Error::io("make the data folder", &root))?;
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let path = root.display();
+                return Err(Error::Foreign(format!("there is no folder {path}: give --data the folder of a store")));
+            }
+            Err(error) => return Err(Error::io("open the data folder", &root)(error)),
         }
         let stat = rustix::fs::statfs(&root).map_err(|errno| Error::io("open the data folder", &root)(errno.into()))?;
         check_file_system(&root, stat.f_type as u64)?;
@@ -214,9 +226,17 @@ mod tests {
     fn a_folder_that_is_missing_is_made_or_named() {
         let parent = tempfile::tempdir().unwrap();
         let root = parent.path().join("a/b");
-        let error = Folder::open(&root, false).unwrap_err().to_string();
-        assert!(error.contains("a/b"), "{error}");
+        let refused = |path: &Path, create, why: &str| {
+            let error = Folder::open(path, create).unwrap_err();
+            assert!(matches!(&error, Error::Foreign(told) if told.contains(why)), "{error:?}");
+            assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
+        };
+        refused(&root, false, "there is no folder");
         assert!(Folder::open(&root, true).unwrap().root().is_dir());
+        let file = parent.path().join("file");
+        fs::write(&file, "").unwrap();
+        refused(&file, false, "is not a folder");
+        refused(&file, true, "is not a folder");
     }
 
     #[test]

@@ -5,11 +5,8 @@ use std::{
     fs,
     os::unix::fs::MetadataExt as _,
     process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
-    time::Duration,
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use bitdex_proto::{
@@ -134,24 +131,48 @@ fn ingest(process: &Process) -> IngestClient {
     IngestClient::new(vec![process.grpc.clone()]).unwrap()
 }
 
-/// Asks a reader all the time; each answer is of the generation before the load.
-async fn ask(process_grpc: String, model: Model, swapping: Arc<AtomicBool>, answers: Arc<AtomicU64>) {
+/// What was answered beside a load.
+#[derive(Debug, Default)]
+struct Answers {
+    /// Of the generation before.
+    old: u64,
+    slowest: Duration,
+}
+
+/// Asks a reader all the time, until it has answered often by the new generation. Each answer is of one of the two, and
+/// none of the old one comes behind one of the new.
+async fn ask(process_grpc: String, model: Model, bulk: Bulk) -> Answers {
     let mut rng = random("questions beside a load");
     let schema = Arc::clone(&model.schema);
     let client = Client::connect(vec![process_grpc]).unwrap().with_deadline(Duration::from_secs(5));
-    loop {
+    let mut answers = Answers::default();
+    let (mut new, mut was_old) = (0, false);
+    while new < 20 {
         let (filter, descending) = (RANDOM.filter(&mut rng, 2), rng.random());
-        let mut request = search(&schema, &filter, "level", descending, 10_000);
-        request.count = true;
-        let answer = client.search(request).await.unwrap();
-        if swapping.load(Ordering::Acquire) {
-            return;
+        let start = Instant::now();
+        let answer = client.search(search(&schema, &filter, "level", descending, 10_000)).await.unwrap();
+        answers.slowest = answers.slowest.max(start.elapsed());
+        // Which of the two answers follows from this one's count.
+        let tag = rng.random_range(0..7);
+        let tagged = Filter::eq("tags", Literal::Int(i64::try_from(tag).unwrap()));
+        let counts = [
+            model.search(&tagged, "level", true).len() as u64,
+            (0..bulk.documents).filter(|n| n % 7 == tag).count() as u64,
+        ];
+        assert_ne!(counts[0], counts[1]);
+        let request = CountRequest { filter: Some(tagged), ..CountRequest::new(schema.index.clone()) };
+        let counted = client.count(request).await.unwrap().count;
+        assert!(counted == counts[1] || counted == counts[0] && new == 0, "{counted} of {counts:?}, {new}");
+        let is_old = counted == counts[0];
+        if was_old && is_old {
+            let found: Vec<u32> = answer.hits.iter().map(|hit| hit.id).collect();
+            assert_eq!(found, model.search(&filter, "level", descending), "{filter:?}");
+            answers.old += 1;
         }
-        let found: Vec<u32> = answer.hits.iter().map(|hit| hit.id).collect();
-        let wanted = model.search(&filter, "level", descending);
-        assert_eq!((answer.count, found), (Some(wanted.len() as u64), wanted), "{filter:?}");
-        answers.fetch_add(1, Ordering::Relaxed);
+        was_old = is_old;
+        new += u64::from(!is_old);
     }
+    answers
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -175,8 +196,7 @@ async fn a_killed_build_goes_on_behind_the_last_file_and_the_old_generation_answ
     first_load(&[&writer], &model).await;
     let reader = folder.start_with(&["--reader-only", "--drain-seconds=0"]);
     ready(&reader).await;
-    let (swapping, answers) = (Arc::<AtomicBool>::default(), Arc::<AtomicU64>::default());
-    let asking = tokio::spawn(ask(reader.grpc.clone(), model.clone(), Arc::clone(&swapping), Arc::clone(&answers)));
+    let asking = tokio::spawn(ask(reader.grpc.clone(), model.clone(), bulk));
 
     let parts = bulk.parts(&schema);
     let (mut kept, mut kills) = (BTreeMap::new(), 0);
@@ -195,11 +215,11 @@ async fn a_killed_build_goes_on_behind_the_last_file_and_the_old_generation_answ
             sleep(Duration::from_millis(1)).await;
         };
         let loaded = loading.await.unwrap();
-        assert!(!asking.is_finished(), "the serving generation failed to answer");
         if !killed {
             loaded.unwrap();
             break;
         }
+        assert!(!asking.is_finished(), "the serving generation failed to answer");
         let (files, _) = prepared(&folder);
         // What was there is there, untouched.
         for (name, inode) in &kept {
@@ -211,11 +231,11 @@ async fn a_killed_build_goes_on_behind_the_last_file_and_the_old_generation_answ
         eventually("a new writer", || async { (writer.get("/metrics").await.0 == 200).then_some(()) }).await;
     }
     assert!(kills >= 3, "the build was killed {kills} times");
-    swapping.store(true, Ordering::Release);
-    asking.await.unwrap();
     let mut session = open(&[&writer], &schema, "postgres").await;
     assert_eq!(session.opened.cursor, cursor(3));
     let ack = acknowledged(&mut session, Vec::new(), commit(3, 4)).await;
+    let Answers { old, slowest } = asking.await.unwrap();
+    assert!(old > 0, "nothing was asked meanwhile");
     for process in [&writer, &reader] {
         let client = process.client();
         eventually("the new generation", || async {
@@ -233,7 +253,7 @@ async fn a_killed_build_goes_on_behind_the_last_file_and_the_old_generation_answ
         assert_eq!(fs::metadata(folder.data().join(name)).unwrap().ino(), *inode, "{name}");
     }
     check(&folder);
-    report(&format!("{kills} kills, {} answers of the old generation meanwhile", answers.load(Ordering::Relaxed)));
+    report(&format!("{kills} kills, {old} answers of the old generation meanwhile, the slowest after {slowest:?}"));
 }
 
 /// Limits what the process may write to that is no file: stacks, heap, anonymous mappings.

@@ -177,16 +177,30 @@ async fn values_in_json_keep_their_meaning() {
     assert_eq!((status, &described["role"], &described["ready"]), (200, &json!("writer"), &json!(true)));
     assert_eq!(described["cursors"][0]["text"].as_str().unwrap().as_bytes(), &cursor(1)[..]);
     let metrics = writer.get("/metrics").await.1;
-    for line in [
-        "bitdex_ready 1",
-        "bitdex_writer 1",
-        "bitdex_documents 300",
-        "bitdex_requests_total{method=\"Get\",front=\"http\",code=\"ok\"} 4",
-        "bitdex_ingest_batches_total{source=\"postgres\"} 1",
-        "bitdex_load_rows_total",
-    ] {
-        assert!(metrics.contains(line), "{line} in {metrics}");
-    }
+    let contains = |metrics: &str, lines: &[&str]| {
+        for line in lines {
+            assert!(metrics.lines().any(|found| found.starts_with(line)), "{line} in {metrics}");
+        }
+    };
+    contains(
+        &metrics,
+        &[
+            "bitdex_ready 1",
+            "bitdex_writer 1",
+            "bitdex_documents 300",
+            "bitdex_requests_total{method=\"Get\",front=\"http\",code=\"ok\"} 4",
+            "bitdex_ingest_batches_total{source=\"postgres\"} 1",
+            "bitdex_load_rows_total",
+        ],
+    );
+    let reader = folder.start_with(&["--reader-only"]);
+    eventually("the reader's frontier", || async {
+        let (stands, _) = in_step(&writer, &reader).await;
+        let metrics = reader.get("/metrics").await.1;
+        metrics.lines().any(|line| line == format!("bitdex_frontier {}", stands.sequence)).then_some(())
+    })
+    .await;
+    contains(&reader.get("/metrics").await.1, &["bitdex_writer 0", "bitdex_lag_records 0", "bitdex_lag_seconds 0"]);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -444,6 +444,47 @@ async fn compaction_comes_to_an_end_however_often_there_is_something_to_flush() 
     }
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn room_of_documents_that_are_gone_comes_back() {
+    const COUNT: i64 = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let options = NodeOptions { compact_fraction: 0.1, flush: often(1), ..building(folder.path()) };
+    let node = Node::open(options).await.unwrap();
+    let writer = node.writer().unwrap();
+    writer.submit(load_begin("load", 1, "c")).await.unwrap();
+    writer.submit(load_rows(0, COUNT)).await.unwrap();
+    writer.submit(part_done(COUNT as u64)).await.unwrap();
+    writer.submit(load_end()).await.unwrap();
+    writer.submit(batch("postgres", "c", "c")).await.unwrap();
+    let bytes = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap());
+        let packs = entries.filter(|entry| entry.path().extension().is_some_and(|extension| extension == "pack"));
+        // Some are unlinked meanwhile.
+        packs.filter_map(|pack| Some(pack.metadata().ok()?.len())).sum::<u64>()
+    };
+    until(|| node.current().files().staged().is_empty() && node.current().frozen().is_none()).await;
+    let full = bytes();
+    let gone = |key| {
+        let upsert = wire::Upsert { source: 0, key, values: Vec::new(), tombstone: true };
+        wire::Op { kind: Some(wire::op::Kind::Upsert(upsert)) }
+    };
+    let mut record = batch("events", "", "1");
+    if let Some(Kind::Batch(batch)) = &mut record.kind {
+        batch.ops = (100..200_000).map(gone).collect();
+    }
+    writer.submit(record).await.unwrap();
+    assert_eq!(node.current().documents(), 100);
+    // Neither the base nor a checkpoint says anything of them any more.
+    until(|| {
+        let version = node.current();
+        let rows = version.files().checkpoint().map_or(0, |checkpoint| checkpoint.rows().len());
+        rows < 1_000 && bytes() * 10 < full
+    })
+    .await;
+    println!("{full} bytes, and {} without what is gone", bytes());
+    assert_eq!((node.current().documents(), node.current().files().segments().len()), (100, 1));
+}
+
 /// Ends without rows, in this process or the next, before a flush has taken in that it began.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_load_takes_nothing_of_the_one_before_that_it_broke_off() {
