@@ -42,7 +42,7 @@ demo: ## sample data, the pair beside it, live changes; IMAGES=200000, ONCE=1 to
 	$(or $(CARGO_TARGET_DIR),target)/release/e2e demo
 
 .PHONY: bench
-bench: ## measurements beside Postgres and tantivy, into target/bench; ONLY=search,throughput,load,visible,ingest,store,engine for a part, SIZES=1,2,10 (millions)
+bench: ## measurements beside Postgres and tantivy, into target/bench; ONLY=search,throughput,load,visible,ingest,store,roll,engine for a part, SIZES=1,2,10 (millions)
 	cargo build --release --workspace --bins --features e2e/bench
 	$(or $(CARGO_TARGET_DIR),target)/release/e2e bench
 

@@ -35,7 +35,7 @@ enum Command {
 
 #[derive(Debug, Args)]
 struct BenchArguments {
-    /// Images of the parts that need databases: `load`, `visible` and `ingest`.
+    /// Images of the parts that need both databases, `load`, `visible` and `ingest`, and of `roll`.
     #[arg(long, env = "IMAGES", default_value_t = 200_000, value_parser = clap::value_parser!(u32).range(1_000..))]
     images: u32,
     #[arg(long, default_value_t = 1)]

@@ -14,7 +14,7 @@ use crate::{
     clickhouse::ClickHouse,
     folders, http,
     postgres::{Postgres, Wanted},
-    processes::{self, Feed, Options, Pair},
+    processes::{self, Feed, Options, Pair, Pod},
     terminal::{self, say, step},
     workload::{
         Workload,
@@ -147,9 +147,9 @@ pub fn sample(page: &str, name: &str) -> Option<u64> {
     (!values.is_empty()).then(|| values.iter().sum::<f64>() as u64)
 }
 
-/// The address of a pod of this role ("writer" or "reader"), and its place among the pods.
-pub async fn find_role(pair: &Pair, index: &str, role: &str) -> Result<usize> {
-    for (place, pod) in pair.pods.iter().enumerate() {
+/// The place of a running pod of this role ("writer" or "reader") among the pods.
+pub async fn find_role(pods: &[Pod], index: &str, role: &str) -> Result<usize> {
+    for (place, pod) in pods.iter().enumerate() {
         if !pod.process.is_running() {
             continue;
         }

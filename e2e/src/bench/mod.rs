@@ -9,7 +9,9 @@ mod engine;
 mod ingest;
 mod load;
 mod measure;
+mod roll;
 mod search;
+mod site;
 mod store;
 mod usage;
 mod visible;
@@ -45,6 +47,8 @@ pub enum Part {
     Ingest,
     /// The store by itself, at any size, without a database.
     Store,
+    /// A rolling deploy: every process is replaced in turn under searches and ingestion, without a database.
+    Roll,
     /// Searches and counts by kind of query, over a store of any size that is kept; only where it is named.
     Engine,
 }
@@ -74,6 +78,9 @@ pub async fn run(bench: Bench) -> Result<()> {
     let mut results = Results::default();
     if bench.wants(Part::Store) {
         store::measure(&bench, &mut results).await?;
+    }
+    if bench.wants(Part::Roll) {
+        roll::measure(&bench, &mut results).await?;
     }
     if bench.only.contains(&Part::Engine) {
         for millions in &bench.sizes {

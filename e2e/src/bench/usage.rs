@@ -9,7 +9,7 @@ use crate::stage::{Stage, find_role};
 
 pub(super) async fn measure(stage: &Stage, results: &mut Results) -> Result<()> {
     let documents = stage.workload.images;
-    let reader = find_role(&stage.pair, &stage.index(), "reader").await?;
+    let reader = find_role(&stage.pair.pods, &stage.index(), "reader").await?;
     let pid = stage.pair.pods[reader].process.pid().context("the reader does not run")?;
     results.set(format!("reader_heap_{}_mb", size(documents)), anonymous_kb(pid)? as f64 / 1_024.0);
     results.set("store_bytes_per_document_with_values", bytes_of(stage.pair.data())? as f64 / f64::from(documents));

@@ -23,7 +23,7 @@ const SECONDS: u32 = 20;
 const WRITERS: u32 = 4;
 
 pub(super) async fn measure(stage: &Stage, results: &mut Results) -> Result<()> {
-    let reader = find_role(&stage.pair, &stage.index(), "reader").await?;
+    let reader = find_role(&stage.pair.pods, &stage.index(), "reader").await?;
     let client = search::client(stage.pair.pods[reader].grpc())?;
     let mut writers = JoinSet::new();
     for writer in 0..WRITERS {

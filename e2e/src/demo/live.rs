@@ -183,7 +183,7 @@ pub(super) async fn counts(stage: &Stage) -> Result<()> {
 /// `kill -9` of the writer: searches go on, the reader takes over, changes go on.
 pub(super) async fn the_writer_dies(stage: &mut Stage) -> Result<()> {
     let index = stage.index();
-    let writer = find_role(&stage.pair, &index, "writer").await?;
+    let writer = find_role(&stage.pair.pods, &index, "writer").await?;
     let reader = 1 - writer;
     let client = stage.client.clone().with_deadline(Duration::from_secs(1));
     let request = search(stage, safe(Vec::new()), "sortAt", 50);

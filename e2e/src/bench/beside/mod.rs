@@ -9,7 +9,6 @@ mod lean;
 mod plots;
 mod postgres;
 mod report;
-mod site;
 #[cfg(feature = "bench")]
 mod tantivy;
 mod throughput;
@@ -33,9 +32,8 @@ use self::{
     flat::Flats,
     postgres::Table,
     report::{Asked, Kind, Report, Who},
-    site::Site,
 };
-use super::{Bench, Part, Results};
+use super::{Bench, Part, Results, site::Site};
 use crate::{
     folders,
     postgres::{Postgres, Wanted},

@@ -7,9 +7,9 @@ use anyhow::{Context as _, Result};
 use bitdex_proto::{query::SearchRequest, wire};
 use prost::Message as _;
 
-use super::{lean, site::Site};
+use super::lean;
 use crate::{
-    bench::{Results, size, usage},
+    bench::{Results, site::Site, size, usage},
     terminal::{count, rate, say},
 };
 

@@ -44,6 +44,21 @@ impl Feeder {
         Ok(Self { session, at, next })
     }
 
+    /// The number of the batch that is due: 1 more than that of the last durable one.
+    pub(in crate::bench) fn next(&self) -> u64 {
+        self.next
+    }
+
+    /// Of the writer that it sends to.
+    pub(in crate::bench) fn epoch(&self) -> u64 {
+        self.session.opened.epoch
+    }
+
+    /// Waits, with no batch under way, until the writer ends the session.
+    pub(in crate::bench) async fn ended(&mut self) {
+        while self.session.recv().await.is_ok() {}
+    }
+
     async fn send(&mut self, ops: Vec<wire::Op>) -> Result<()> {
         let new_cursor = cursor(self.next);
         let previous_cursor = std::mem::replace(&mut self.at, new_cursor.clone());

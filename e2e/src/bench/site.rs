@@ -19,12 +19,14 @@ use crate::{
     processes::{Binaries, Pod},
     stage::definition_file,
     terminal::{count, say, seconds},
-    workload::Workload,
+    workload::{Workload, generate::Generator},
 };
 
 /// The process goes before its files.
 pub(super) struct Site {
     pub(super) pod: Pod,
+    /// Goes on where the rows end.
+    pub(super) generator: Generator,
     folder: tempfile::TempDir,
 }
 
@@ -55,7 +57,7 @@ impl Site {
         pod.process.ready(READY).await?;
         at_rest(&data).await?;
         say(format!("{} documents loaded, at rest: {}", count(rows.documents), seconds(start.elapsed())));
-        Ok(Self { pod, folder })
+        Ok(Self { pod, generator: rows.generator, folder })
     }
 
     pub(super) fn data(&self) -> std::path::PathBuf {
