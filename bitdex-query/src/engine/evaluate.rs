@@ -153,6 +153,7 @@ impl And<'_> {
                     Some(block) => set.and(block),
                     None => positives.push(&child.node),
                 },
+                Node::Valued(valued) if valued.is_all(number) => {}
                 Node::Named(named) => match named.plain_block(number, pool)? {
                     Some(Block::Bits(words)) => fused.must(words),
                     Some(block) => set.and(block),
@@ -277,6 +278,7 @@ impl Node<'_> {
                 Ok(())
             }
             Self::Named(named) => named.with_block(number, pool, |block| set.or(block)),
+            Self::Valued(valued) => combine(&valued.operand, number, With::Or, set, pool),
             Self::And(and) => {
                 let mut own = pool.set();
                 and.evaluate(number, &mut own, pool, Begin::All)?;
@@ -306,6 +308,8 @@ impl Node<'_> {
                 Ok(())
             }
             Self::Named(named) => named.with_block(number, pool, |block| set.and(block)),
+            Self::Valued(valued) if valued.is_all(number) => Ok(()),
+            Self::Valued(valued) => combine(&valued.operand, number, With::And, set, pool),
             Self::And(and) => {
                 for child in &and.positives {
                     child.node.restrict(number, set, pool)?;
@@ -338,6 +342,7 @@ impl Node<'_> {
                 Ok(())
             }
             Self::Named(named) => named.with_block(number, pool, |block| set.and_not(block)),
+            Self::Valued(valued) => combine(&valued.operand, number, With::Not, set, pool),
             Self::Or(children) => children.iter().try_for_each(|child| child.node.exclude(number, set, pool)),
             Self::And(_) | Self::Keys(_) => {
                 let mut own = pool.set();
@@ -368,6 +373,9 @@ impl Node<'_> {
             }
             Self::Stored(blocks) => Ok(stored(blocks, block_of(id)).is_some_and(|set| set.contains(within_block(id)))),
             Self::Named(named) => named.contains(id),
+            Self::Valued(valued) => {
+                Ok(valued.is_all(block_of(id)) || valued.operand.contains(block_of(id), within_block(id))?)
+            }
             Self::And(and) => and.contains(id),
             Self::Or(children) => {
                 for child in children {
@@ -400,6 +408,7 @@ impl Node<'_> {
             Self::Keys(keys) => all.iter().copied().filter(|number| !overlap(keys, *number).is_empty()).collect(),
             Self::Stored(blocks) => blocks.iter().map(|(number, _)| *number).collect(),
             Self::Named(_) => all.to_vec(),
+            Self::Valued(valued) => valued.operand.blocks(),
             Self::And(and) => and.blocks(all)?,
             Self::Or(children) => merged(children.iter().map(|child| child.node.blocks(all)))?,
         })

@@ -27,6 +27,7 @@ mod skim;
 mod tests;
 mod trace;
 mod tree;
+mod valued;
 mod walk;
 mod watch;
 

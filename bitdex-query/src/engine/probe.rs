@@ -107,6 +107,7 @@ fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>, pool: &mu
                 Some(block) => steps.push(Step::Must(block)),
                 None => steps.push(Step::Positive(n)),
             },
+            Node::Valued(valued) if valued.is_all(number) => {}
             Node::Named(named) => match named.plain_block(number, pool)? {
                 Some(Block::Empty) => return Ok(false),
                 Some(block) => steps.push(Step::Must(block)),

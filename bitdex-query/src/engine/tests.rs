@@ -6,7 +6,7 @@ use bitdex_proto::{
     Error,
     ops::Op,
     query::{CountRequest, Fields, Filter, GetRequest, OpaqueBytes, SearchRequest, Sort},
-    schema::{NamedFilter, Schema},
+    schema::{Field, NamedFilter, Schema},
     value::{FieldValue, Literal, Value},
     wire,
 };
@@ -102,6 +102,15 @@ fn named_schema() -> Schema {
     {
         schema.filters.push(NamedFilter::parse(name, text, &schema).unwrap());
     }
+    schema
+}
+
+/// The schema, with a field that has few values and no column: the same as `level`.
+fn graded_schema() -> Schema {
+    let mut schema = schema();
+    let (_, level) = schema.field("level").unwrap();
+    let grade = Field { name: "grade".into(), sort: false, ..level.clone() };
+    schema.fields.push(grade);
     schema
 }
 
@@ -216,7 +225,7 @@ fn answers_equal_the_naive_model() {
 }
 
 /// Documents whose times follow their ids, over several blocks; some come late, some only later.
-fn document_in_time(rng: &mut ChaCha8Rng, n: i64) -> Vec<Op> {
+fn document_in_time(rng: &mut ChaCha8Rng, n: i64, level: Option<i64>) -> Vec<Op> {
     let time = |at: i64| Some(Value::Int(at));
     let at = match rng.random_range(0..12) {
         0 => NOW - rng.random_range(0..40),
@@ -228,7 +237,7 @@ fn document_in_time(rng: &mut ChaCha8Rng, n: i64) -> Vec<Op> {
         _ => time((at + rng.random_range(-10..10)).min(NOW)),
     };
     let mut values = vec![None; 7];
-    values[0] = Some(Value::Int(rng.random_range(0..4)));
+    values[0] = level.map(Value::Int);
     values[4] = Some(Value::Bool(rng.random()));
     values[5] = Some(Value::Int(n));
     values[6] = (rng.random_range(0..10) > 0).then_some(Value::Int(at.min(NOW)));
@@ -252,6 +261,17 @@ fn check_answers(rng: &mut ChaCha8Rng, state: &State, model: &Model, what: &str)
             let field = ["sortAt", "count", "level"][rng.random_range(0..3)];
             request.sort = by(field, rng.random_range(0..4) > 0);
         }
+        if rng.random_range(0..3) == 0 {
+            // Most of the values that there are.
+            let levels: Vec<_> = (0..4).filter(|_| rng.random_range(0..5) > 0).map(|level| level.to_string()).collect();
+            let most = Filter::parse(&format!("grade IN [{}]", levels.join(", ")), &schema).unwrap();
+            let beside = match rng.random() {
+                true => request.filter,
+                // Some of these ids have no document.
+                false => Some(Filter::parse(&format!("id >= {}", rng.random_range(0..500_000)), &schema).unwrap()),
+            };
+            request.filter = Some(Filter::And(beside.into_iter().chain([most]).collect()));
+        }
         let now = NOW + rng.random_range(-30..60);
         let expected = expected(&schema, &documents, &request, now);
         for plan in all_plans() {
@@ -271,23 +291,32 @@ fn answers_over_all_layers_equal_the_naive_model() {
     let (seed, rounds) = (seed(), scaled(2));
     for round in 0..rounds {
         let mut rng = ChaCha8Rng::seed_from_u64(seed.wrapping_add(round));
-        let schema = Arc::new(schema());
+        let schema = Arc::new(graded_schema());
         let (mut state, mut model) = (State::new(schema.clone()), Model::default());
         state.apply(1, &genesis(&schema)).unwrap();
         let mut store = Store::new(&schema);
-        let mut found = 0;
+        let (mut found, with_nulls) = (0, round % 2 == 1);
         for (n, layer) in
             (0_u64..).zip(["active", "frozen", "checkpoint", "base", "active", "checkpoint", "frozen", "active"])
         {
-            // The first time all of it, later some.
+            // The first time all of it, later some. What the base holds has levels of 0 to 3, the last one seldom; in some
+            // rounds each has one.
             let mut ops = Vec::new();
             for document in 0..COUNT {
                 if n == 0 || rng.random_range(0..20) == 0 {
-                    ops.extend(document_in_time(&mut rng, document));
+                    let level = match rng.random_range(0..80) {
+                        0 => Some(3),
+                        1..7 if n > 3 || with_nulls => None,
+                        7..10 if n > 3 => Some(4),
+                        _ => Some(rng.random_range(0..3)),
+                    };
+                    ops.extend(document_in_time(&mut rng, document, level));
                 }
             }
-            let more = random_op(&mut rng, &schema, 60);
-            ops.extend((!matches!(more, Op::Truncate { .. })).then_some(more));
+            if n > 3 || with_nulls {
+                let more = random_op(&mut rng, &schema, 60);
+                ops.extend((!matches!(more, Op::Truncate { .. })).then_some(more));
+            }
             ops.iter().for_each(|op| model.apply(&schema, op));
             let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
             state.apply(state.sequence() + 1, &batch(&schema, &cursor(n), &cursor(n + 1), &ops)).unwrap();

@@ -14,6 +14,7 @@ use super::{
     named::NamedSet,
     set::Set,
     trace::{self, StepId, Trace, told},
+    valued::Valued,
     watch,
 };
 use crate::{
@@ -24,6 +25,10 @@ use crate::{
 
 /// Unions of more terms than this know which of them are in which block.
 const MANY_TERMS: usize = 8;
+/// Tests for so many values are left as they are.
+const WANTED_LEAST: usize = 2;
+/// Of so many documents at most one has a value that such a test keeps out, if it is to be read as what it keeps out.
+const OTHERS: u64 = 48;
 /// A range over more terms than this is united once for the whole query, that many terms at a time.
 const TERMS_AT_ONCE: usize = 1024;
 
@@ -39,6 +44,8 @@ pub(super) enum Node<'s> {
     Stored(Vec<(u16, Set)>),
     /// A filter of the definition.
     Named(Box<NamedSet<'s>>),
+    /// Nearly all documents.
+    Valued(Box<Valued<'s>>),
     And(And<'s>),
     Or(Vec<Child<'s>>),
 }
@@ -189,7 +196,7 @@ impl<'s, 't> Resolver<'s, 't> {
 
     /// Makes sure that what passes is present, and orders the parts.
     fn complete(self, and: &mut And<'s>) -> Result<()> {
-        if and.positives.iter().all(|child| matches!(child.node, Node::Keys(_))) {
+        if and.positives.iter().all(|child| matches!(child.node, Node::Keys(_) | Node::Valued(_))) {
             let present = Node::Term(Box::new(self.state.operand(KEY_FIELD, Term::Exists)?));
             and.positives.push(self.child(present, self.state.documents(), || "all documents".into()));
         }
@@ -284,7 +291,20 @@ impl<'s, 't> Resolver<'s, 't> {
                 Ok(())
             }
             (filter::Node::Leaf(field, test), _) => {
-                and.push(self.leaf(*field, test)?, positive);
+                let others = if positive { self.others(*field, test)? } else { None };
+                let Some(others) = others else {
+                    and.push(self.leaf(*field, test)?, positive);
+                    return Ok(());
+                };
+                let valued = Valued::new(self.state, *field)?;
+                let estimate = valued.operand.estimate();
+                let told_as = || told(self.state.schema(), *field, test);
+                and.push(self.child(Node::Valued(Box::new(valued)), estimate, told_as), true);
+                for (operand, value) in others {
+                    let estimate = operand.estimate();
+                    let told_as = || told(self.state.schema(), *field, &Test::AnyOf(vec![value]));
+                    and.push(self.child(Node::Term(Box::new(operand)), estimate, told_as), false);
+                }
                 Ok(())
             }
             (filter::Node::And(_), false) => {
@@ -315,6 +335,27 @@ impl<'s, 't> Resolver<'s, 't> {
         let children = children.collect::<Result<Vec<_>>>()?;
         let estimate = any(children.iter().map(|child| child.estimate), self.state.documents());
         Ok(self.child(Node::Or(children), estimate, || "any of".into()))
+    }
+
+    /// The sets of the values that a test keeps out, where these are all known, and hold so few ids that they are sooner
+    /// taken out than those of all the others are united.
+    fn others(self, field: FieldId, test: &Test) -> Result<Option<Vec<(Operand<'s>, Value)>>> {
+        let Test::AnyOf(wanted) = test else { return Ok(None) };
+        let single = field != KEY_FIELD && self.state.schema().fields.get(field).is_some_and(|field| !field.many);
+        if !single || wanted.len() <= WANTED_LEAST || self.state.column(field).is_some() {
+            return Ok(None);
+        }
+        let Some(values) = self.state.few_terms(field)? else { return Ok(None) };
+        let (mut others, mut ids) = (Vec::new(), 0);
+        for value in values.into_iter().filter(|value| !wanted.contains(value)) {
+            let operand = self.state.operand(field, Term::Value(ValueRef::of(&value)))?;
+            ids += operand.estimate();
+            if ids > self.state.documents() / OTHERS {
+                return Ok(None);
+            }
+            others.push((operand, value));
+        }
+        Ok(Some(others))
     }
 
     fn leaf(self, field: FieldId, test: &Test) -> Result<Child<'s>> {
@@ -412,6 +453,7 @@ fn how(node: &Node<'_>) -> &'static str {
         Node::Keys(_) => "ids",
         Node::Stored(_) => "sets, united before",
         Node::Named(_) => "named filter",
+        Node::Valued(_) => "what has a value",
         Node::And(_) | Node::Or(_) => "",
     }
 }

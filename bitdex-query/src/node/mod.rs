@@ -14,10 +14,13 @@ mod wait;
 mod worker;
 mod write;
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
-    mpsc,
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+        mpsc,
+    },
+    time::Duration,
 };
 
 use arc_swap::ArcSwap;
@@ -62,6 +65,10 @@ struct Problems {
     writing: Option<String>,
     /// Why changes cannot be brought from memory and log into files.
     keeping: Option<String>,
+    /// Why a segment cannot be brought up to date.
+    compacting: Option<String>,
+    /// Why a batch was refused that is as good as any: files that it has to look into are damaged.
+    applying: Option<String>,
 }
 
 /// What the log's thread and the callers share.
@@ -150,6 +157,14 @@ impl Node {
         Ok(node)
     }
 
+    /// Makes what first queries would make of the files, and reads what they would read, for about so long at most.
+    pub async fn warm(&self, most: Duration) {
+        let files = Arc::clone(self.serving().files());
+        let until = Instant::now() + most;
+        // A panic was told on stderr; queries make it for themselves.
+        let _ = tokio::task::spawn_blocking(move || files.warm(None, &|| Instant::now() < until)).await;
+    }
+
     /// The newest version, ready or not; never waits.
     pub fn current(&self) -> Arc<State> {
         self.shared.current.load_full()
@@ -227,12 +242,12 @@ impl Node {
 
     pub fn health(&self) -> Health {
         let fatal = self.shared.failed.borrow().clone();
-        let Problems { following, writing, keeping } = self.shared.problems.lock().clone();
+        let Problems { following, writing, keeping, compacting, applying } = self.shared.problems.lock().clone();
         Health {
             role: self.role(),
             fatal: fatal.is_some(),
             stale: following.is_some(),
-            problem: fatal.or(following).or(writing).or(keeping),
+            problem: fatal.or(following).or(writing).or(applying).or(keeping).or(compacting),
         }
     }
 
@@ -333,6 +348,14 @@ impl Shared {
 
     fn set_writing(&self, problem: Option<String>) {
         self.problems.lock().writing = problem;
+    }
+
+    fn set_compacting(&self, problem: Option<String>) {
+        self.problems.lock().compacting = problem;
+    }
+
+    fn set_applying(&self, problem: Option<String>) {
+        self.problems.lock().applying = problem;
     }
 
     fn set_keeping(&self, problem: Option<String>) {

@@ -368,7 +368,7 @@ impl Worker {
             move || {
                 // On Linux this is of the thread. Where it is refused, it is only ruder.
                 let _ = rustix::process::nice(keeper::NICE);
-                files.warm(&before, &|| true);
+                files.warm(Some(&before), &|| true);
             }
         });
         let thread = thread.map_err(Error::io("start a thread for", self.shared.folder.root()))?;
@@ -386,16 +386,17 @@ impl Worker {
     /// The manifest and its files; again where some are gone, which means that there is a newer manifest. `None` where
     /// there is no manifest.
     fn newest_files(&self) -> Result<Option<(Manifest, Arc<Files>)>> {
+        let mut tried = None;
         for _ in 0..REOPEN {
             let Some(manifest) = self.read_manifest()? else { return Ok(None) };
             let Shared { folder, options, .. } = &*self.shared;
             if let Some(files) = Files::open(folder, &manifest, &options.schema, Some(self.state.files()))? {
                 return Ok(Some((manifest, files)));
             }
+            tried = Some(manifest);
             thread::sleep(POLL);
         }
-        let reason = "a file that it names is not there";
-        Err(Error::damaged(self.shared.folder.manifest(), 0, reason))
+        Err(tried.map_or_else(|| Error::Foreign("no manifest was read".into()), |tried| self.missing_files(&tried)))
     }
 
     fn read_manifest(&self) -> Result<Option<Manifest>> {
@@ -535,12 +536,15 @@ impl Worker {
         }
     }
 
+    /// Why a version could not be opened, although its manifest is there.
     fn missing_files(&self, manifest: &Manifest) -> Error {
         let folder = &self.shared.folder;
-        let segment = segment_path(folder.root(), manifest.first_segment);
-        let checkpoint = manifest.checkpoint.as_ref().map_or("no checkpoint", |checkpoint| &checkpoint.file);
-        let reason = format!("it names {checkpoint} and {}, which are not both there", segment.display());
-        Error::damaged(folder.manifest(), 0, reason)
+        let packs = manifest.packs().map(|name| folder.named(name));
+        let log = segment_path(folder.root(), manifest.first_segment);
+        match packs.chain([log]).find(|path| !path.exists()) {
+            Some(path) => Error::damaged(path, 0, "it is not there, although MANIFEST names it"),
+            None => Error::damaged(folder.manifest(), 0, "a file that it names was not there when it was opened"),
+        }
     }
 
     fn create_store(&self) -> Result<Manifest> {

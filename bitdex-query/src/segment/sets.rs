@@ -9,6 +9,9 @@ pub const WORDS: usize = 1024;
 /// Blocks in files are arrays up to this many ids, and bits beyond: then both forms take at most 8 KiB.
 pub const ARRAY_MAX: usize = 4096;
 
+/// Arrays of up to so many ids are gone through, rather than put into words.
+const LOOKED_UP: usize = 192;
+
 /// The ids (without their upper 16 bits) of one block.
 #[derive(Debug, Clone, Copy)]
 pub enum Block<'a> {
@@ -472,6 +475,17 @@ impl BlockBuffer {
         match (self.form, block) {
             (Form::Empty, _) => {}
             (_, Block::Empty) => self.form = Form::Empty,
+            (Form::Array, Block::Array(other)) if are_long(&self.ids, other) => {
+                self.words.fill(0);
+                if other.len() < self.ids.len() {
+                    put(&mut self.words, other);
+                } else {
+                    put(&mut self.words, &self.ids);
+                    self.ids.clear();
+                    self.ids.extend_from_slice(other);
+                }
+                keep(&mut self.ids, |id| has(&self.words, id));
+            }
             (Form::Array, Block::Array(other)) => {
                 self.spare.clear();
                 self.spare.resize(self.ids.len().min(other.len()), 0);
@@ -560,6 +574,11 @@ impl BlockBuffer {
     pub fn and_not(&mut self, block: Block<'_>) {
         match (self.form, block) {
             (Form::Empty, _) | (_, Block::Empty) => {}
+            (Form::Array, Block::Array(other)) if are_long(&self.ids, other) => {
+                self.words.fill(0);
+                put(&mut self.words, other);
+                keep(&mut self.ids, |id| !has(&self.words, id));
+            }
             (Form::Array, Block::Array(other)) => {
                 self.spare.clear();
                 subtract(&self.ids, other, &mut self.spare);
@@ -693,6 +712,11 @@ fn put(words: &mut [u64; WORDS], ids: &[u16]) {
     for (n, bit) in ids.iter().copied().map(place) {
         words[n] |= bit;
     }
+}
+
+/// Whether it is quicker to put one array into words, and to look the ids of the other up there, than to go through both.
+fn are_long(a: &[u16], b: &[u16]) -> bool {
+    a.len().min(b.len()) > LOOKED_UP
 }
 
 /// As `retain`, without a branch for each id.

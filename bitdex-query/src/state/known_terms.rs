@@ -17,7 +17,7 @@ use crate::{
 };
 
 /// Terms of a field in one segment, up to which they are known.
-const TERMS_MOST: usize = 64;
+pub(super) const TERMS_MOST: usize = 64;
 
 /// By field.
 #[derive(Debug, Default)]
@@ -27,7 +27,7 @@ pub(super) struct KnownTerms(Vec<OnceLock<Option<Box<[KnownTerm]>>>>);
 #[derive(Debug)]
 pub(crate) struct KnownTerm {
     /// `None`: `Exists`.
-    value: Option<Value>,
+    pub(crate) value: Option<Value>,
     /// Number of ids.
     pub(crate) ids: u64,
     /// Numbers of the blocks that are not empty, ascending.
@@ -41,8 +41,8 @@ impl KnownTerms {
         Self((0..fields).map(|_| OnceLock::new()).collect())
     }
 
-    /// `None` where the terms of the field are not known; `Some(None)` where no segment has this one.
-    pub(super) fn get(&self, segments: &[Arc<Segment>], field: FieldId, term: Term<'_>) -> Option<Option<&KnownTerm>> {
+    /// All terms of a field, ascending; `None` where they are not known.
+    pub(super) fn all(&self, segments: &[Arc<Segment>], field: FieldId) -> Option<&[KnownTerm]> {
         let place = self.0.get(field)?;
         let terms = match place.get() {
             Some(terms) => terms,
@@ -52,7 +52,12 @@ impl KnownTerms {
                 place.get_or_init(|| terms)
             }
         };
-        let terms = terms.as_ref()?;
+        terms.as_deref()
+    }
+
+    /// `None` where the terms of the field are not known; `Some(None)` where no segment has this one.
+    pub(super) fn get(&self, segments: &[Arc<Segment>], field: FieldId, term: Term<'_>) -> Option<Option<&KnownTerm>> {
+        let terms = self.all(segments, field)?;
         let value = match term {
             Term::Exists => None,
             Term::Value(value) => Some(value),

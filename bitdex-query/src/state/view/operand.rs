@@ -206,6 +206,11 @@ impl<'s> Operand<'s> {
         block
     }
 
+    /// Whether no layer above the base changes a block.
+    pub(crate) fn is_of_base(&self, number: u16) -> bool {
+        self.kept(number).is_none()
+    }
+
     /// Room for what layers above the base make of a block; `None` where none of them changes it.
     fn kept(&self, number: u16) -> Option<&'s Kept> {
         let kept = |changed: &Changed<'s>| changed.kept.get(changed.posting.position(number)?);

@@ -7,9 +7,9 @@ use std::{
     ops::{Bound, Range},
 };
 
-use bitdex_proto::schema::FieldId;
+use bitdex_proto::{schema::FieldId, value::Value};
 
-use super::super::{State, layer::SetKey};
+use super::super::{State, known_terms::TERMS_MOST, layer::SetKey};
 use crate::{
     log::Result,
     segment::{
@@ -49,6 +49,38 @@ impl State {
             terms.push(Source::Layer(Box::new(values)))?;
         }
         Ok(terms)
+    }
+
+    /// All values that a document may have in a field, where they are few and quickly told, in any order; some perhaps
+    /// that no document has.
+    pub(crate) fn few_terms(&self, field: FieldId) -> Result<Option<Vec<Value>>> {
+        let Some(known) = self.files.known_terms(field) else { return Ok(None) };
+        let mut values: Vec<Value> = known.iter().filter_map(|term| term.value.clone()).collect();
+        if let Some(postings) = self.files.checkpoint().and_then(|checkpoint| checkpoint.sets(Role::Added, field)) {
+            if postings.len() > TERMS_MOST {
+                return Ok(None);
+            }
+            for position in 0..postings.len() {
+                if let (Term::Value(value), _) = postings.at(position)? {
+                    values.push(value.to_value());
+                }
+            }
+        }
+        for layer in self.heap_layers() {
+            let mut from = SetKey { field, term: None, block: u16::MAX };
+            while let Some((key, _)) = layer.sets.range(Bound::Excluded(&from), Bound::Unbounded).next()
+                && key.field == field
+            {
+                if values.len() > 2 * TERMS_MOST {
+                    return Ok(None);
+                }
+                values.extend(key.term.clone());
+                from = SetKey { field, term: key.term.clone(), block: u16::MAX };
+            }
+        }
+        values.sort_unstable();
+        values.dedup();
+        Ok(Some(values))
     }
 
     /// How many steps it takes to go through [`State::terms`], about.
