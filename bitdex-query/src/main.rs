@@ -139,7 +139,10 @@ fn check(options: &Check) -> anyhow::Result<bool> {
     };
     let checked = inspect::check::check(&folder, definition.schema(), &mut progress).map_err(Error::from)?;
     let mut out = std::io::stdout().lock();
-    for line in checked.findings.lines() {
+    for (n, line) in checked.findings.lines().iter().enumerate() {
+        if n > 0 && n == checked.damage {
+            writeln!(out, "what follows may come of that damage:")?;
+        }
         writeln!(out, "{line}")?;
     }
     let Checked { files, bytes, records, unsure, torn, documents, rows, compared, .. } = checked;

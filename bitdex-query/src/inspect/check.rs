@@ -86,6 +86,8 @@ pub struct Checked {
     pub rows: u64,
     /// Whether the version could be opened, and its index compared with its rows.
     pub compared: bool,
+    /// How many of the findings, the first ones, are of damage; what comes behind them may follow from that.
+    pub damage: usize,
 }
 
 /// One version, whole.
@@ -110,6 +112,7 @@ pub fn check(folder: &Folder, schema: &Arc<Schema>, progress: &mut dyn FnMut(&st
         checked.findings.keep(pack.verify());
         checked.bytes += pack.len();
     }
+    checked.damage = checked.findings.lines().len();
     if let Some(state) = &state {
         structure::check(state, &mut checked, progress);
         checked.compared = true;

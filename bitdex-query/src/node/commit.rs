@@ -195,7 +195,9 @@ impl Stage {
         let payloads: Vec<&Vec<u8>> = joined.iter().flat_map(|group| &group.payloads).collect();
         let records = payloads.len();
         if records > 0
-            && let Err(error) = self.locked.check().and_then(|()| self.log.commit(&payloads))
+            // Another process may have locked a new file before the records were durable.
+            && let Err(error) =
+                self.locked.check().and_then(|()| self.log.commit(&payloads)).and_then(|()| self.locked.check())
         {
             return self.fail(joined, error);
         }

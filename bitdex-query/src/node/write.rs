@@ -232,7 +232,10 @@ impl Writing {
             Command::Compacted(result) => {
                 self.compaction = None;
                 match result {
-                    Ok(true) => (self.collects, self.compactable, self.broken_off) = (true, true, 0),
+                    Ok(true) => {
+                        (self.collects, self.compactable, self.broken_off) = (true, true, 0);
+                        worker.shared.set_compacting(None);
+                    }
                     Ok(false) => {
                         // The next checkpoint is without it, and nothing else may ever ask for one.
                         self.flushing.due |= mem::take(&mut self.collects);
@@ -243,6 +246,7 @@ impl Writing {
                         self.compactable = false;
                         metrics::counter!("bitdex_compaction_failures_total").increment(1);
                         tracing::warn!(%error, "a segment could not be compacted");
+                        worker.shared.set_compacting(Some(format!("a segment cannot be compacted: {error}")));
                     }
                     Err(Failure::Fatal(error)) => return Err(error),
                 }
@@ -362,7 +366,15 @@ impl Writing {
                 }
             }
         }
-        if let Err(error) = worker.state.settle_all(unsettled) {
+        let settled = worker.state.settle_all(unsettled);
+        let refused =
+            settled.as_ref().err().into_iter().chain(group.answers.iter().filter_map(|it| it.1.as_ref().err()));
+        let damage = refused.filter(|error| matches!(error, WireError::DataLoss(_))).last();
+        match damage.map(|error| format!("changes are refused: {error}")) {
+            None if records.is_empty() => {}
+            damage => worker.shared.set_applying(damage),
+        }
+        if let Err(error) = settled {
             // Which of them met the damage is not known; none of them is logged.
             worker.state = base;
             records.clear();

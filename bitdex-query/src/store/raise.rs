@@ -24,14 +24,15 @@ const POLL: Duration = Duration::from_millis(20);
 /// asked in vain, because it knows no format after `newest`, is removed.
 pub fn answer(folder: &Folder, disk: &dyn Disk, manifest: &Manifest, newest: u32) -> Result<Option<Manifest>> {
     let path = folder.raise();
-    let asked = match fs::read_to_string(&path) {
+    let asked = match fs::read(&path) {
         // It may be seen before it is wholly written.
-        Ok(text) if !text.ends_with('\n') => return Ok(None),
-        Ok(text) => text,
+        Ok(bytes) if bytes.last() != Some(&b'\n') => return Ok(None),
+        Ok(bytes) => bytes,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(Error::io("read", path)(error)),
     };
-    let wanted = asked.trim_end().parse().ok().filter(|wanted| (manifest.format + 1..=newest).contains(wanted));
+    let wanted = str::from_utf8(&asked).ok().and_then(|text| text.trim_end().parse().ok());
+    let wanted = wanted.filter(|wanted| (manifest.format + 1..=newest).contains(wanted));
     let raised = wanted.map(|format| Manifest { format, ..manifest.clone() });
     if let Some(raised) = &raised {
         raised.publish(disk, &folder.manifest())?;
@@ -136,7 +137,16 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(root.path(), false).unwrap();
         let manifest = store(&folder);
-        for (text, removed) in [("1\n", true), ("2\n", true), ("4\n", true), ("x\n", true), ("", false), ("3", false)] {
+        let texts: [(&[u8], bool); 7] = [
+            (b"1\n", true),
+            (b"2\n", true),
+            (b"4\n", true),
+            (b"x\n", true),
+            (b"\xb3\n", true),
+            (b"", false),
+            (b"3", false),
+        ];
+        for (text, removed) in texts {
             fs::write(folder.raise(), text).unwrap();
             assert_eq!(answer(&folder, &RealDisk, &manifest, format::NEWEST).unwrap(), None);
             assert_eq!(folder.raise().exists(), !removed, "{text:?}");

@@ -68,7 +68,8 @@ async fn ask(versions: Arc<Versions>, who: &'static str, address: String, seed: 
         last = sequence;
         answers += 1;
         let found: Vec<u32> = answer.hits.iter().map(|hit| hit.id).collect();
-        compare(&versions.at(sequence).await, who, sequence, (&filter, sort, descending), &found, answer.count);
+        let asked = (&filter, sort, descending, limit as usize);
+        compare(&versions.at(sequence).await, who, sequence, asked, &found, answer.count);
     }
     (answers, seen)
 }
@@ -77,13 +78,14 @@ fn compare(
     model: &Model,
     who: &str,
     sequence: u64,
-    (filter, sort, descending): (&Filter, &str, bool),
+    (filter, sort, descending, limit): (&Filter, &str, bool, usize),
     found: &[u32],
     count: Option<u64>,
 ) {
     let wanted = model.search(filter, sort, descending);
     assert_eq!(count, Some(wanted.len() as u64), "{who} at {sequence}: {filter:?}");
-    assert_eq!(found, &wanted[..found.len()], "{who} at {sequence}: {filter:?} by {sort}, descending {descending}");
+    let page = &wanted[..limit.min(wanted.len())];
+    assert_eq!(found, page, "{who} at {sequence}: {filter:?} by {sort}, descending {descending}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,12 +14,22 @@ use crate::{
     feed::{acknowledged, commit, first_load, folder, open, ready, to_wire},
     long,
     model::Model,
+    process::Process,
     report,
 };
 
 const POST: i64 = 1;
 /// Generous, because the machine may be busy; what it takes on a quiet one, the benchmarks tell.
 const PATIENCE: Duration = Duration::from_secs(2);
+/// Bytes of log for a change, however many documents it reaches.
+const LOG_MOST: u64 = 4096;
+
+/// Bytes that a process has written into the log.
+async fn log_bytes(writer: &Process) -> u64 {
+    let metrics = writer.get("/metrics").await.1;
+    let line = metrics.lines().find(|line| line.starts_with("bitdex_log_bytes_total "));
+    line.and_then(|line| line.split(' ').next_back()?.parse().ok()).unwrap_or_else(|| panic!("no bytes in {metrics}"))
+}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_wide_change_is_small_and_shows_soon() {
@@ -39,7 +49,8 @@ async fn a_wide_change_is_small_and_shows_soon() {
     let post = schema.source("post").unwrap().0;
     let mut session = open(&[&writer], &schema, "postgres").await;
     let mut slowest = Duration::ZERO;
-    for n in 2..12 {
+    let (before, changes) = (log_bytes(&writer).await, 10);
+    for n in 2..2 + changes {
         let state = format!("state {n}");
         let row = Some([None, Some(Value::Text(state.as_str().into()))].into());
         let op = Op::Upsert { source: post, key: POST, row };
@@ -57,6 +68,8 @@ async fn a_wide_change_is_small_and_shows_soon() {
         slowest = slowest.max(start.elapsed());
         assert_eq!(count, u64::try_from(documents).unwrap());
     }
-    report(&format!("{documents} documents changed by one row: shown after {slowest:?} at most"));
+    let each = (log_bytes(&writer).await - before) / changes;
+    report(&format!("{documents} documents changed by one row: shown after {slowest:?} at most, {each} bytes of log"));
+    assert!(each <= LOG_MOST, "a change of one row wrote {each} bytes into the log");
     assert!(slowest < PATIENCE, "it took {slowest:?}");
 }

@@ -483,6 +483,14 @@ async fn room_of_documents_that_are_gone_comes_back() {
     .await;
     println!("{full} bytes, and {} without what is gone", bytes());
     assert_eq!((node.current().documents(), node.current().files().segments().len()), (100, 1));
+    drop(writer);
+    node.drain().await;
+    end(node, folder.path()).await;
+
+    let entries = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name());
+    let segment = entries.filter_map(|name| name.into_string().ok()).find(|name| name.starts_with("segment-")).unwrap();
+    std::fs::remove_file(folder.path().join(&segment)).unwrap();
+    assert!(matches!(refused(folder.path()).await, Error::DataLoss(message) if message.contains(&segment)));
 }
 
 /// Ends without rows, in this process or the next, before a flush has taken in that it began.
