@@ -161,8 +161,17 @@ impl Node {
     pub async fn warm(&self, most: Duration) {
         let files = Arc::clone(self.serving().files());
         let until = Instant::now() + most;
-        // A panic was told on stderr; queries make it for themselves.
-        let _ = tokio::task::spawn_blocking(move || files.warm(None, &|| Instant::now() < until)).await;
+        let (done, warmed) = oneshot::channel::<()>();
+        let thread = std::thread::Builder::new().name("bitdex-warm".into()).spawn(move || {
+            // Other processes answer meanwhile. On Linux this is of the thread; where it is refused, it is only ruder.
+            let _ = rustix::process::nice(worker::NICE + keeper::NICE);
+            files.warm(None, &|| Instant::now() < until);
+            drop(done);
+        });
+        if thread.is_ok() {
+            // It ends without a word, also where it panics: queries then make it for themselves.
+            let _ = warmed.await;
+        }
     }
 
     /// The newest version, ready or not; never waits.
