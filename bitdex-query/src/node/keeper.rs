@@ -112,7 +112,7 @@ impl Keeper {
             Failure::Fatal(Error::damaged(folder.manifest(), 0, "a file that was just written is not there"))
         })?;
         let before = std::mem::replace(&mut kept.files, files);
-        kept.files.warm(Some(&before), &|| !cancel.load(Ordering::Relaxed));
+        kept.files.warm(&before, &|| !cancel.load(Ordering::Relaxed));
         // An error means that the node has ended.
         let _ = self.shared.commands.send(Command::Adopt(Arc::clone(&kept.files)));
         self.unlink(&old, &kept.manifest);

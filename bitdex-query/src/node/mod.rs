@@ -14,13 +14,10 @@ mod wait;
 mod worker;
 mod write;
 
-use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-        mpsc,
-    },
-    time::Duration,
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
+    mpsc,
 };
 
 use arc_swap::ArcSwap;
@@ -155,23 +152,6 @@ impl Node {
             .map_err(|error| Error::Internal(format!("cannot start the log's thread: {error}")))?;
         result.await.unwrap_or_else(|_| Err(Error::Internal("the log's thread ended while it opened".into())))?;
         Ok(node)
-    }
-
-    /// Makes what first queries would make of the files, and reads what they would read, for about so long at most.
-    pub async fn warm(&self, most: Duration) {
-        let files = Arc::clone(self.serving().files());
-        let until = Instant::now() + most;
-        let (done, warmed) = oneshot::channel::<()>();
-        let thread = std::thread::Builder::new().name("bitdex-warm".into()).spawn(move || {
-            // Other processes answer meanwhile. On Linux this is of the thread; where it is refused, it is only ruder.
-            let _ = rustix::process::nice(worker::NICE + keeper::NICE);
-            files.warm(None, &|| Instant::now() < until);
-            drop(done);
-        });
-        if thread.is_ok() {
-            // It ends without a word, also where it panics: queries then make it for themselves.
-            let _ = warmed.await;
-        }
     }
 
     /// The newest version, ready or not; never waits.

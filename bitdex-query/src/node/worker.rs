@@ -51,7 +51,7 @@ const PUBLISH: Duration = Duration::from_millis(20);
 /// From so many records on, they are decoded by a thread of their own.
 const MANY: u64 = 64;
 /// How much the log's thread steps back for those that answer queries.
-pub(super) const NICE: i32 = 10;
+const NICE: i32 = 10;
 /// Records that wait, decoded.
 const DECODED: usize = 16;
 /// How often a manifest whose files are gone is read again before that counts as damage.
@@ -368,7 +368,7 @@ impl Worker {
             move || {
                 // On Linux this is of the thread. Where it is refused, it is only ruder.
                 let _ = rustix::process::nice(keeper::NICE);
-                files.warm(Some(&before), &|| true);
+                files.warm(&before, &|| true);
             }
         });
         let thread = thread.map_err(Error::io("start a thread for", self.shared.folder.root()))?;

@@ -62,9 +62,6 @@ const CONNECTION_WINDOW: u32 = 16 << 20;
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 /// Time for calls under way to end, once no new ones are taken.
 const LAST_CALLS: Duration = Duration::from_secs(10);
-/// How long a new process may make ready what its first queries would have to make, one after the other, before it
-/// answers any.
-const WARM_MOST: Duration = Duration::from_millis(300);
 
 /// A process that serves one index.
 #[derive(Debug)]
@@ -143,7 +140,6 @@ impl Server {
             node = Node::open(self.options.clone()) => node?,
             reason = &mut stop => return Ok(reason),
         };
-        node.warm(WARM_MOST).await;
         self.service.opened(Arc::clone(&node));
         let state = node.current();
         tracing::info!(

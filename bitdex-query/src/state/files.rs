@@ -330,12 +330,11 @@ impl Files {
                 || self.segments.iter().any(|segment| !same(Some(segment), before.segment(segment.number()))))
     }
 
-    /// Makes what queries made of files before these, and reads what they read, so that none of them has to wait for it;
-    /// where there were none before, what they may make and read. Damage is left to be met by whoever looks. Ends early
-    /// where `go_on` says so.
-    pub(crate) fn warm(&self, before: Option<&Self>, go_on: &dyn Fn() -> bool) {
+    /// Makes what queries made of files before these, and reads what they read, so that none of them has to wait for it.
+    /// Damage is left to be met by whoever looks. Ends early where `go_on` says so.
+    pub(crate) fn warm(&self, before: &Self, go_on: &dyn Fn() -> bool) {
         let (visible, fields) = (self.layout.schema.visible_at, self.layout.fields.len());
-        for field in (0..fields).filter(|field| before.is_none_or(|before| before.uses(*field))) {
+        for field in (0..fields).filter(|field| before.uses(*field)) {
             let follows = visible.filter(|_| self.layout.follows_visible_at(field));
             for segment in &self.segments {
                 if let Some(column) = segment.column(field).filter(|column| go_on() && !column.is_used()) {
@@ -346,12 +345,10 @@ impl Files {
                 let _ = column.warm(follows.map(|visible| self.all_overrides(visible)));
             }
         }
-        if before.is_some_and(|before| !before.is_used()) {
+        if !before.is_used() {
             return;
         }
-        let was_there =
-            |segment: &Arc<Segment>| before.is_some_and(|before| same(Some(segment), before.segment(segment.number())));
-        let new = self.segments.iter().filter(|segment| !was_there(segment));
+        let new = self.segments.iter().filter(|segment| !same(Some(segment), before.segment(segment.number())));
         let of_segments = new.flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
         let changed = |role| (0..fields).filter_map(move |field| self.checkpoint()?.sets(role, field));
         for postings in of_segments.chain([Role::Added, Role::Removed].into_iter().flat_map(changed)) {
