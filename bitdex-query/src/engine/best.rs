@@ -36,6 +36,11 @@ impl<'q, 's> Best<'q, 's> {
         Self { sorter, want, descending, after, threshold: None, rows }
     }
 
+    /// Whether the greatest codes come first.
+    pub(super) fn descends(&self) -> bool {
+        self.descending
+    }
+
     /// Whether there are as many rows as wanted: others have to come before one of these.
     pub(super) fn is_full(&self) -> bool {
         self.threshold.is_some()

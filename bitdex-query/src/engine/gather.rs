@@ -134,15 +134,7 @@ fn by_column<'s>(
             by_lanes(matcher, &mut hidden, (*number, &codes, &tops), passing, &set, best)?;
             continue;
         }
-        each_id(set.as_block(), descending, |within| {
-            let code = codes.get(within);
-            if passing.pass(code) {
-                let id = id_of(*number, within);
-                best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
-            }
-            Ok(true)
-        })?;
-        best.tighten();
+        push_each(matcher, &mut hidden, (*number, &codes), passing, &set, best)?;
     }
     matcher.pool.put_set(set);
     matcher.pool.put_set(candidates);
@@ -156,6 +148,27 @@ fn by_column<'s>(
         }
         outliers(matcher, &mut hidden, column, passing, &is_left, best)?;
     }
+    Ok(())
+}
+
+/// Pushes the ids of a block whose codes pass.
+pub(super) fn push_each<'s>(
+    matcher: &Matcher<'s>,
+    hidden: &mut Hidden<'s>,
+    (number, codes): (u16, &CodeReader<'_>),
+    passing: Codes,
+    set: &Set,
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
+    each_id(set.as_block(), best.descends(), |within| {
+        let code = codes.get(within);
+        if passing.pass(code) {
+            let id = id_of(number, within);
+            best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
+        }
+        Ok(true)
+    })?;
+    best.tighten();
     Ok(())
 }
 

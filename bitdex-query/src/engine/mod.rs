@@ -3,9 +3,9 @@
 //! A filter is bound to the schema ([`filter`]) and resolved against the version ([`tree`]); the ids of a block that
 //! pass it are made from the blocks of its operands, where they lie ([`evaluate`], [`codes`]), or single ids are tested
 //! ([`probe`]). A page is taken in the total order of [`order`], by one of several plans ([`plan`]) that give the same
-//! rows: [`walk`], which gives up where it takes longer than was thought, [`gather`], or [`skim`]. Where the field that is sorted by
-//! or tested tells what is [`hidden`], that is not looked at for itself. [`explain`] tells what a query did, which it
-//! writes into a [`trace`].
+//! rows: [`walk`], which gives up where it takes longer than was thought, [`gather`], or [`skim`]. Where the field that
+//! is sorted by or tested tells what is [`hidden`], that is not looked at for itself. [`explain`] tells what a query
+//! did, which it writes into a [`trace`].
 
 mod best;
 mod codes;
@@ -279,7 +279,7 @@ fn page<'s>(
     if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
         told("walk");
         let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);
-        let walk = Walk { sorter: &sorter, column, range, shown: &shown, steps, after, want };
+        let walk = Walk { asked, column, steps };
         let found = walk.run(matcher, |matcher| {
             let exists = resolver.exists(first.field)?;
             if let Some(trace) = how.trace {

@@ -8,7 +8,11 @@ use super::{
     skim,
     tree::And,
 };
-use crate::{log::Result, state::ColumnView};
+use crate::{
+    log::Result,
+    segment::{BLOCK_BITS, peaks, sets::ARRAY_MAX},
+    state::ColumnView,
+};
 
 /// How to take a page. All give the same rows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,9 +68,7 @@ mod cost {
 /// Ids of the lanes that a search for the first rows looks into.
 const LANES: f64 = 2048.0;
 /// Ids of a block.
-const IDS: f64 = 65536.0;
-/// Ids of a block that are an array.
-const FEW: f64 = 4096.0;
+const IDS: f64 = (1_u32 << BLOCK_BITS) as f64;
 /// Steps that every walk may take.
 const STEPS_LEAST: f64 = 512.0;
 
@@ -132,7 +134,7 @@ impl Estimates {
             true => asked.share(column, matches, documents)?,
             false => f64::INFINITY,
         };
-        let skim_ns = match share < skim::SHARE_MOST {
+        let skim_ns = match share < peaks::SHARE_MOST {
             true => all * (cost::LEFT_OUT + cost::BLOCK + skimmed(share, of_block, operands, matches as f64 / all)),
             false => f64::INFINITY,
         };
@@ -187,11 +189,13 @@ impl Asked<'_, '_> {
 
 /// What a block costs of which only ids with the greatest codes are looked at. `first`: ids of its first operand.
 fn skimmed(share: f64, first: f64, operands: f64, matches: f64) -> f64 {
-    const LEVELS: [f64; 4] = [1.0 / 1024.0, 1.0 / 256.0, 1.0 / 64.0, 1.0 / 16.0];
-    let few = first <= FEW;
-    let level = LEVELS.into_iter().find(|level| *level >= share && (!few || *level >= LEVELS[2])).unwrap_or(LEVELS[3]);
+    let few = first <= ARRAY_MAX as f64;
+    let is_array = |level: f64| IDS * level <= peaks::ARRAY_MOST as f64;
+    let levels = peaks::SHARES.into_iter().map(|share| 1.0 / share as f64);
+    let level = levels.filter(|level| !few || !is_array(*level)).find(|level| *level >= share);
+    let level = level.unwrap_or(peaks::SHARE_MOST);
     let ids = first * level;
-    if !few && level < LEVELS[2] {
+    if !few && is_array(level) {
         // The ids of the level are looked up in all operands.
         return operands * (cost::SPARSE + IDS * level * cost::FAR_PROBE) + matches * level * cost::CODE;
     }

@@ -3,25 +3,25 @@
 
 use super::{
     best::Best,
-    evaluate::{Begin, Matcher, id_of},
-    gather::Codes,
+    evaluate::{Begin, Matcher},
+    gather::{Codes, push_each},
     hidden::Hidden,
     plan::Asked,
-    set::{Set, each_id},
+    set::Set,
 };
 use crate::{
     log::Result,
-    segment::{lanes::LANES, sets::Block},
+    segment::{
+        lanes::LANES,
+        peaks,
+        sets::{ARRAY_MAX, Block},
+    },
     state::{CodeReader, ColumnView},
 };
 
 /// Matches that are hoped for, as many times as are wanted: about so many more than the estimate promises are needed
 /// where it is wrong.
 const MARGIN: f64 = 1.5;
-/// Where as many of all ids would be looked at, there is nothing to gain.
-pub(super) const SHARE_MOST: f64 = 1.0 / 16.0;
-/// Ids of a block that lie as words, in which a few are quickly looked up.
-const LARGE: u64 = 4096;
 /// To read the codes of more ids takes longer than other operands do.
 pub(super) const EACH: u32 = 128;
 /// From one floor to the next: so many times as many ids.
@@ -45,7 +45,7 @@ pub(super) fn skim<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>, mut shar
         }
     }
     visits.sort_unstable();
-    while share < SHARE_MOST {
+    while share < peaks::SHARE_MOST {
         let Some(floor) = column.reached_by(share)? else { break };
         let mut best = Best::new(sorter, after, want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
@@ -71,7 +71,8 @@ fn skim_from<'s>(
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
     let mut hidden = Hidden::default();
     let first = matcher.root.positives.first().map_or(0, |child| child.estimate);
-    let first_is_large = first / visits.len().max(1) as u64 > LARGE;
+    // Its blocks lie as words then, in which a few ids are quickly looked up.
+    let first_is_large = first / visits.len().max(1) as u64 > ARRAY_MAX as u64;
     for (most, number) in visits.iter().rev() {
         let (least, ..) = best.codes();
         let least = least.max(codes.first);
@@ -92,15 +93,7 @@ fn skim_from<'s>(
         if set.is_empty() {
             continue;
         }
-        each_id(set.as_block(), true, |within| {
-            let code = reader.get(within);
-            if codes.pass(code) {
-                let id = id_of(*number, within);
-                best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
-            }
-            Ok(true)
-        })?;
-        best.tighten();
+        push_each(matcher, &mut hidden, (*number, &reader), codes, &set, best)?;
     }
     matcher.pool.put_set(set);
     matcher.pool.put_set(candidates);

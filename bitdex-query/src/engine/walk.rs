@@ -3,8 +3,8 @@
 use super::{
     best::Best,
     evaluate::{Matcher, id_of},
-    hidden::{Hidden, Shown},
-    order::{After, Sorter},
+    hidden::Hidden,
+    plan::Asked,
     probe::Probes,
     set::each_id,
     watch,
@@ -15,17 +15,13 @@ use crate::{log::Result, state::ColumnView};
 const FIRST: usize = 64;
 const MOST: usize = 1024;
 
-/// A walk over a column. `range`: the codes that pass; then the filter of `matcher` does not test them again.
+/// A walk over a column.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Walk<'q, 's> {
-    pub(super) sorter: &'q Sorter<'s>,
+    pub(super) asked: Asked<'q, 's>,
     pub(super) column: ColumnView<'s>,
-    pub(super) range: Option<(u64, u64)>,
-    pub(super) shown: &'q Shown,
     /// From this many steps on it gives up.
     pub(super) steps: usize,
-    pub(super) after: Option<&'q After>,
-    pub(super) want: usize,
 }
 
 impl<'s> Walk<'_, 's> {
@@ -36,14 +32,14 @@ impl<'s> Walk<'_, 's> {
         matcher: &mut Matcher<'s>,
         to_nulls: impl FnOnce(&mut Matcher<'s>) -> Result<Vec<u16>>,
     ) -> Result<Option<Vec<u32>>> {
-        let mut found = Vec::with_capacity(self.want.min(1024));
-        let after_code = self.after.map(|after| self.sorter.after_code(after));
-        let descending = self.sorter.first_descends();
+        let mut found = Vec::with_capacity(self.asked.want.min(1024));
+        let after_code = self.asked.after.map(|after| self.asked.sorter.after_code(after));
+        let descending = self.asked.sorter.first_descends();
         if descending {
             self.spared(matcher, &mut found)?;
         }
         if after_code != Some(None)
-            && found.len() < self.want
+            && found.len() < self.asked.want
             && !self.codes(matcher, after_code.flatten(), &mut found)?
         {
             return Ok(None);
@@ -51,7 +47,7 @@ impl<'s> Walk<'_, 's> {
         if !descending {
             self.spared(matcher, &mut found)?;
         }
-        if found.len() < self.want && self.range.is_none() {
+        if found.len() < self.asked.want && self.asked.range.is_none() {
             let blocks = to_nulls(matcher)?;
             self.nulls(matcher, &blocks, after_code == Some(None), &mut found)?;
         }
@@ -60,35 +56,28 @@ impl<'s> Walk<'_, 's> {
 
     /// Those of the greatest codes that show nevertheless.
     fn spared(self, matcher: &Matcher<'s>, found: &mut Vec<u32>) -> Result<()> {
-        let (first, last) = self.range.unwrap_or((0, u64::MAX));
-        let mut best = Best::new(self.sorter, self.after, self.want - found.len());
-        for id in &self.shown.spared {
-            if let Some(code) = self.column.get(*id)?.filter(|code| first <= *code && *code <= last)
-                && matcher.contains(*id)?
-            {
-                best.push(Some(code), *id, || Ok(true))?;
-            }
-        }
+        let mut best = Best::new(self.asked.sorter, self.asked.after, self.asked.want - found.len());
+        self.asked.spared_first(matcher, self.column, &mut best)?;
         found.extend(best.finish());
         Ok(())
     }
 
     /// Whether it came to its end.
     fn codes(self, matcher: &mut Matcher<'s>, after_code: Option<u64>, found: &mut Vec<u32>) -> Result<bool> {
-        let descending = self.sorter.first_descends();
-        let (first, last) = self.range.unwrap_or((0, u64::MAX));
-        let last = last.min(self.shown.most);
+        let descending = self.asked.sorter.first_descends();
+        let (first, last) = self.asked.range.unwrap_or((0, u64::MAX));
+        let last = last.min(self.asked.shown.most);
         // The end of the range at which the walk begins, or the cursor's code where that comes later.
         let (start, end) = if descending { (last, first) } else { (first, last) };
         let start = after_code.map_or(start, |code| if descending { code.min(start) } else { code.max(start) });
-        let plain = self.sorter.is_plain();
-        let id = match self.after {
+        let plain = self.asked.sorter.is_plain();
+        let id = match self.asked.after {
             Some(after) if plain && after_code == Some(start) => after.id(),
             _ if descending => u32::MAX,
             _ => 0,
         };
         let mut walk = self.column.walk(descending, Some((start, id)))?;
-        let behind = |code: u64, id: u32| match (self.after, after_code) {
+        let behind = |code: u64, id: u32| match (self.asked.after, after_code) {
             (Some(after), Some(of)) if code == of => {
                 if descending {
                     id < after.id()
@@ -121,7 +110,7 @@ impl<'s> Walk<'_, 's> {
                 if plain {
                     if behind(code, id) && probes.contains(matcher, id)? && !hidden.contains(matcher, id)? {
                         found.push(id);
-                        if found.len() >= self.want {
+                        if found.len() >= self.asked.want {
                             break 'walk;
                         }
                     }
@@ -129,10 +118,10 @@ impl<'s> Walk<'_, 's> {
                 }
                 if group.as_ref().is_none_or(|(of, _)| *of != code) {
                     found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());
-                    if found.len() >= self.want {
+                    if found.len() >= self.asked.want {
                         break 'walk;
                     }
-                    group = Some((code, Best::new(self.sorter, self.after, self.want - found.len())));
+                    group = Some((code, Best::new(self.asked.sorter, self.asked.after, self.asked.want - found.len())));
                 }
                 if let Some((_, best)) = &mut group
                     && probes.contains(matcher, id)?
@@ -153,11 +142,11 @@ impl<'s> Walk<'_, 's> {
 
     /// The rows without a value, which come last. The filter of `matcher` lets no others through.
     fn nulls(self, matcher: &mut Matcher<'_>, blocks: &[u16], after_null: bool, found: &mut Vec<u32>) -> Result<()> {
-        let descending = self.sorter.first_descends();
-        let want = self.want - found.len();
-        let after = self.after.filter(|_| after_null);
-        let plain = self.sorter.is_plain();
-        let mut best = Best::new(self.sorter, after, want);
+        let descending = self.asked.sorter.first_descends();
+        let want = self.asked.want - found.len();
+        let after = self.asked.after.filter(|_| after_null);
+        let plain = self.asked.sorter.is_plain();
+        let mut best = Best::new(self.asked.sorter, after, want);
         let mut set = matcher.pool.set();
         let mut hidden = Hidden::default();
         let mut left = want;

@@ -145,6 +145,15 @@ async fn loaded(folder: &Folder, schema: &Arc<Schema>) -> Arc<Node> {
     node
 }
 
+/// As [`loaded`], in a folder of its own, which goes with the first of the four.
+async fn new_store() -> (tempfile::TempDir, Folder, Arc<Schema>, Arc<Node>) {
+    let root = tempfile::tempdir().unwrap();
+    let folder = Folder::open(root.path(), false).unwrap();
+    let schema = Arc::new(schema());
+    let node = loaded(&folder, &schema).await;
+    (root, folder, schema, node)
+}
+
 async fn feed(node: &Node, schema: &Schema, rng: &mut ChaCha8Rng, batches: std::ops::Range<u64>) {
     for n in batches {
         let ops = (0..20).map(|_| random_op(rng, schema, 300).to_wire(schema)).collect();
@@ -195,10 +204,7 @@ fn checked(folder: &Folder, schema: &Arc<Schema>) -> Checked {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_store_is_sound_beside_its_writer_and_after_it() {
     let mut rng = seeded();
-    let root = tempfile::tempdir().unwrap();
-    let folder = Folder::open(root.path(), false).unwrap();
-    let schema = Arc::new(schema());
-    let node = loaded(&folder, &schema).await;
+    let (_root, folder, schema, node) = new_store().await;
     for round in 0..10 {
         feed(&node, &schema, &mut rng, round * 20..(round + 1) * 20).await;
         let checked = checked(&folder, &schema);
@@ -218,10 +224,7 @@ async fn a_store_is_sound_beside_its_writer_and_after_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_flipped_bit_in_any_file_is_found_and_named() {
     let mut rng = seeded();
-    let root = tempfile::tempdir().unwrap();
-    let folder = Folder::open(root.path(), false).unwrap();
-    let schema = Arc::new(schema());
-    let node = loaded(&folder, &schema).await;
+    let (_root, folder, schema, node) = new_store().await;
     let fed = feed_until_compacted(&node, &folder, &schema, &mut rng).await;
     node.drain().await;
     // Behind the checkpoint, so that there is a log to damage.
@@ -259,10 +262,7 @@ async fn a_flipped_bit_in_any_file_is_found_and_named() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_log_is_looked_at_as_far_as_it_goes_although_the_frontier_is_lost() {
     let mut rng = seeded();
-    let root = tempfile::tempdir().unwrap();
-    let folder = Folder::open(root.path(), false).unwrap();
-    let schema = Arc::new(schema());
-    let node = loaded(&folder, &schema).await;
+    let (_root, folder, schema, node) = new_store().await;
     feed(&node, &schema, &mut rng, 0..30).await;
     node.drain().await;
     end(node, &folder).await;
@@ -322,10 +322,7 @@ fn forge(path: &std::path::Path, flip: (usize, usize, u32)) {
 #[tokio::test(flavor = "multi_thread")]
 async fn contents_that_belie_the_rows_are_found_although_their_checksums_are_right() {
     let mut rng = seeded();
-    let root = tempfile::tempdir().unwrap();
-    let folder = Folder::open(root.path(), false).unwrap();
-    let schema = Arc::new(schema());
-    let node = loaded(&folder, &schema).await;
+    let (_root, folder, schema, node) = new_store().await;
     feed_until_compacted(&node, &folder, &schema, &mut rng).await;
     node.drain().await;
     end(node, &folder).await;

@@ -386,17 +386,19 @@ impl Worker {
     /// The manifest and its files; again where some are gone, which means that there is a newer manifest. `None` where
     /// there is no manifest.
     fn newest_files(&self) -> Result<Option<(Manifest, Arc<Files>)>> {
-        let mut tried = None;
-        for _ in 0..REOPEN {
+        let mut tries = 0;
+        loop {
             let Some(manifest) = self.read_manifest()? else { return Ok(None) };
             let Shared { folder, options, .. } = &*self.shared;
             if let Some(files) = Files::open(folder, &manifest, &options.schema, Some(self.state.files()))? {
                 return Ok(Some((manifest, files)));
             }
-            tried = Some(manifest);
+            tries += 1;
+            if tries == REOPEN {
+                return Err(self.missing_files(&manifest));
+            }
             thread::sleep(POLL);
         }
-        Err(tried.map_or_else(|| Error::Foreign("no manifest was read".into()), |tried| self.missing_files(&tried)))
     }
 
     fn read_manifest(&self) -> Result<Option<Manifest>> {

@@ -11,9 +11,11 @@ use super::{
 use crate::log::Result;
 
 /// One id in so many is in a set, about.
-const SHARES: [usize; 4] = [1024, 256, 64, 16];
+pub const SHARES: [usize; 4] = [1024, 256, 64, 16];
+/// No set holds a greater part of the ids.
+pub const SHARE_MOST: f64 = 1.0 / SHARES[SHARES.len() - 1] as f64;
 /// Sets of up to so many ids of a block are arrays: to look a few ids up in words is quicker.
-const ARRAY_MOST: usize = 511;
+pub const ARRAY_MOST: usize = 511;
 
 #[derive(Debug, Default)]
 pub struct Peaks {
@@ -32,12 +34,9 @@ struct Level {
 impl Peaks {
     pub(super) fn of(column: &Column) -> Result<Self> {
         let mut peaks = Self::default();
-        let mut pairs = Vec::new();
-        for share in SHARES {
-            let Some(first) = column.len().checked_sub(column.len() / share) else { continue };
-            pairs.clear();
-            column.ranked_pairs(first..column.len().min(first + 1), &mut pairs)?;
-            let Some((mut floor, _)) = pairs.first().copied() else { continue };
+        for share in SHARES.into_iter().filter(|share| *share <= column.len()) {
+            let first = column.len() - column.len() / share;
+            let Some(mut floor) = column.get(column.ranked(first)?)? else { continue };
             let mut from = column.rank(floor, 0)?;
             if column.len() - from > 2 * (column.len() - first) {
                 // Too many have this code.
@@ -76,21 +75,19 @@ impl Level {
             ids.push(column.ranked(rank)? & ((1 << SEGMENT_BITS) - 1));
         }
         ids.sort_unstable();
-        let mut blocks = Vec::new();
-        let mut buffer = BlockBuffer::default();
+        let (mut blocks, mut within, mut buffer) = (Vec::new(), Vec::new(), BlockBuffer::default());
         for ids in ids.chunk_by(|a, b| a >> 16 == b >> 16) {
             let number = ids.first().map_or(0, |id| (id >> 16) as usize);
             blocks.resize(number, OwnedBlock::from(Block::Empty));
-            buffer.ids.clear();
-            buffer.ids.extend(ids.iter().map(|id| *id as u16));
-            let array = Block::of(&buffer.ids);
-            if ids.len() <= ARRAY_MOST {
-                blocks.push(array.into());
+            within.clear();
+            within.extend(ids.iter().map(|id| *id as u16));
+            let array = Block::of(&within);
+            blocks.push(if ids.len() <= ARRAY_MOST {
+                array.into()
             } else {
-                let mut words = BlockBuffer::default();
-                words.set(array);
-                blocks.push(Block::Bits(words.bits()).into());
-            }
+                buffer.set(array);
+                Block::Bits(buffer.bits()).into()
+            });
         }
         Ok(Self { floor, blocks })
     }
