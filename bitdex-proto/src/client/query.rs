@@ -29,6 +29,10 @@ const MAX_ANSWER: usize = 256 << 20;
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(1);
 /// So that "another connection" exists also where one address stands for several pods.
 const LEAST_CONNECTIONS: usize = 2;
+/// How long calls spare a connection that could not be used: so long after the first time, and twice as long each time
+/// after that.
+const REST_LEAST: Duration = Duration::from_millis(20);
+const REST_MOST: Duration = Duration::from_secs(1);
 
 /// Asks any of several servers. Clones share connections and counters.
 #[derive(Clone)]
@@ -45,8 +49,16 @@ struct Shared {
 
 struct Connection {
     endpoint: Endpoint,
-    /// With the number of times that it was replaced.
-    channel: Mutex<(u64, Channel)>,
+    link: Mutex<Link>,
+}
+
+struct Link {
+    channel: Channel,
+    /// Number of times that it was replaced.
+    age: u64,
+    /// How often in a row it could not be used.
+    failures: u32,
+    rests_until: Option<Instant>,
 }
 
 impl fmt::Debug for Client {
@@ -67,10 +79,7 @@ impl Client {
         }
         let endpoints = endpoints.iter().map(|address| endpoint(address)).collect::<Result<Vec<_>>>()?;
         let each = LEAST_CONNECTIONS.div_ceil(endpoints.len());
-        let connections = (0..each)
-            .flat_map(|_| &endpoints)
-            .map(|endpoint| Connection { endpoint: endpoint.clone(), channel: Mutex::new((0, lazy(endpoint))) })
-            .collect();
+        let connections = (0..each).flat_map(|_| &endpoints).map(Connection::new).collect();
         let shared = Shared { connections, next: AtomicUsize::new(0), retries: AtomicU64::new(0) };
         Ok(Self { shared: Arc::new(shared), deadline: DEFAULT_DEADLINE })
     }
@@ -132,18 +141,20 @@ impl Client {
             .build();
         let mut last: Option<Status> = None;
         for attempt in 0.. {
-            let connection = &shared.connections[first.wrapping_add(attempt) % shared.connections.len()];
-            let (age, channel) = connection.channel.lock().clone();
+            let connection = shared.pick(first.wrapping_add(attempt));
+            let (age, channel) = connection.channel();
             let mut request = Request::new(message.clone());
             request.set_timeout(deadline.saturating_duration_since(Instant::now()));
             let client = QueryClient::new(channel).max_decoding_message_size(MAX_ANSWER);
             match timeout_at(deadline, method(client, request)).await {
-                Ok(Ok(response)) => return Ok(response.into_inner()),
                 Ok(Err(status)) if is_unavailable(&status) => {
-                    connection.renew(age);
+                    connection.failed(age);
                     last = Some(status);
                 }
-                Ok(Err(status)) => return Err(status.into()),
+                Ok(answer) => {
+                    connection.answered(age);
+                    return Ok(answer?.into_inner());
+                }
                 Err(_) => return Err(late(self.deadline, last)),
             }
             // Every connection is tried at once before the first pause.
@@ -160,13 +171,50 @@ impl Client {
     }
 }
 
+impl Shared {
+    /// The n-th connection or, if that one rests, the next one that does not. (All are tried where all rest.)
+    fn pick(&self, n: usize) -> &Connection {
+        let count = self.connections.len();
+        let mut from = (0..count).map(|ahead| &self.connections[n.wrapping_add(ahead) % count]);
+        let now = Instant::now();
+        from.find(|connection| !connection.rests(now)).unwrap_or(&self.connections[n % count])
+    }
+}
+
 impl Connection {
-    /// Leaves the connection to the calls that are on it, and makes a new one for later calls, which a Service's
-    /// address may lead to another pod.
-    fn renew(&self, age: u64) {
-        let mut channel = self.channel.lock();
-        if channel.0 == age {
-            *channel = (age + 1, lazy(&self.endpoint));
+    fn new(endpoint: &Endpoint) -> Self {
+        let link = Link { channel: lazy(endpoint), age: 0, failures: 0, rests_until: None };
+        Self { endpoint: endpoint.clone(), link: Mutex::new(link) }
+    }
+
+    fn channel(&self) -> (u64, Channel) {
+        let link = self.link.lock();
+        (link.age, link.channel.clone())
+    }
+
+    fn rests(&self, now: Instant) -> bool {
+        self.link.lock().rests_until.is_some_and(|until| until > now)
+    }
+
+    fn answered(&self, age: u64) {
+        let mut link = self.link.lock();
+        if link.age == age {
+            (link.failures, link.rests_until) = (0, None);
+        }
+    }
+
+    /// Leaves the channel to the calls that are on it, and makes a new one for later calls, which a Service's address may
+    /// lead to another pod.
+    fn failed(&self, age: u64) {
+        let mut link = self.link.lock();
+        if link.age == age {
+            let rest = REST_MOST.min(REST_LEAST * 2_u32.saturating_pow(link.failures).min(1 << 10));
+            *link = Link {
+                channel: lazy(&self.endpoint),
+                age: age + 1,
+                failures: link.failures.saturating_add(1),
+                rests_until: Some(Instant::now() + rest),
+            };
         }
     }
 }

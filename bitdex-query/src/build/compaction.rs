@@ -75,10 +75,12 @@ impl Compacted {
     }
 }
 
-/// What is most worth rewriting: the checkpoint's changes of it are at least `fraction` of its documents, or rows.
-/// `None`: nothing.
-pub fn pick(files: &Files, fraction: f64) -> Result<Option<Work>> {
+/// What is most worth rewriting: the checkpoint's changes of it are at least `fraction` of its documents, or rows. Where
+/// nothing is, what is of an older format than `format`: the next release could not read it. `None`: nothing.
+pub fn pick(files: &Files, fraction: f64, format: u32) -> Result<Option<Work>> {
+    let Some(checkpoint) = files.checkpoint() else { return Ok(None) };
     let mut most: Option<(f64, Work)> = None;
+    let mut old = None;
     let mut offer = |work, changes: u64, size: u64| {
         let share = changes as f64 / size.max(SMALL) as f64;
         if changes > 0 && share >= fraction && most.is_none_or(|(most, _)| share > most) {
@@ -88,11 +90,13 @@ pub fn pick(files: &Files, fraction: f64) -> Result<Option<Work>> {
     for (number, changes) in segment_changes(files)?.into_iter().enumerate() {
         let number = number as u32;
         if !files.has_taken_in(number) {
-            let documents = files.segment(number).map_or(0, |segment| segment.documents_present());
-            offer(Work::Segment(number), changes, documents);
+            let segment = files.segment(number);
+            offer(Work::Segment(number), changes, segment.map_or(0, |segment| segment.documents_present()));
+            if segment.is_some_and(|segment| segment.pack().stamp().format < format) {
+                old = old.or(Some(Work::Segment(number)));
+            }
         }
     }
-    let Some(checkpoint) = files.checkpoint() else { return Ok(None) };
     for source in 0..files.layout().schema.sources.len() {
         if files.layout().is_of_document(source) || files.has_taken_in_table(source) {
             continue;
@@ -102,8 +106,11 @@ pub fn pick(files: &Files, fraction: f64) -> Result<Option<Work>> {
             changes += checkpoint.rows().range(place, i64::MIN, i64::MAX)?.len() as u64;
         }
         offer(Work::Table(source), changes, files.table(source).map_or(0, |table| table.len() as u64));
+        if files.table_format(source).is_some_and(|found| found < format) {
+            old = old.or(Some(Work::Table(source)));
+        }
     }
-    Ok(most.map(|(_, work)| work))
+    Ok(most.map(|(_, work)| work).or(old))
 }
 
 /// What the checkpoint says of each segment: rows, ids of sets, codes.

@@ -177,7 +177,7 @@ impl Store {
     }
 
     fn compact(&mut self) -> Option<u64> {
-        let work = pick(self.state.files(), 0.0).unwrap()?;
+        let work = pick(self.state.files(), 0.0, 0).unwrap()?;
         let cancel = AtomicBool::new(false);
         let (compacted, bytes) = compact(self.state.files(), work, &self.disk, &self.folder, STORE, &cancel).unwrap();
         compacted.name_in(&mut self.manifest);

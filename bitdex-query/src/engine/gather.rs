@@ -185,7 +185,7 @@ fn each_outlier<'s>(
     if !codes.is_plain() || some.len() > EACH {
         return Ok(false);
     }
-    for Outlier { code, id } in some {
+    for Outlier { code, id, .. } in some {
         if block_of(*id) == number && matcher.contains(*id)? {
             best.push(Some(*code), *id, || Ok(!hidden.contains(matcher, *id)?))?;
         }
@@ -262,7 +262,7 @@ fn outliers<'s>(
         let least = least.max(passing.first);
         let from = outliers.partition_point(|outlier| outlier.code > passing.last);
         let behind = outliers.partition_point(|outlier| outlier.code >= least);
-        for Outlier { code, id } in outliers.get(from..behind).unwrap_or_default() {
+        for Outlier { code, id, .. } in outliers.get(from..behind).unwrap_or_default() {
             if !is_left.get(usize::from(block_of(*id))).is_some_and(|is_left| *is_left) {
                 continue;
             }

@@ -396,6 +396,11 @@ impl Display for Report {
         writeln!(f, "writer      epoch {}, {}", self.epoch, self.writer.as_deref().unwrap_or("no address told"))?;
         let [total, dead] = [self.total_bytes, self.dead_bytes].map(Grouped);
         writeln!(f, "bytes       {total} in all, {dead} in dead files")?;
+        let old = |file: &&FileReport| file.needed && file.format.is_some_and(|format| format < self.format);
+        match self.files.iter().filter(old).count() {
+            0 => {}
+            old => writeln!(f, "old format  files to be rewritten: {old}")?,
+        }
         if let Some(CheckpointRows { rows, taken_in }) = self.checkpoint_rows {
             writeln!(f, "dead rows   {taken_in} of the checkpoint's {rows}, which base files have taken in")?;
         }

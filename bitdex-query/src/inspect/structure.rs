@@ -123,6 +123,13 @@ fn in_parallel<T: Sync, R: Send>(tasks: &[T], work: impl Fn(&T) -> R + Sync, mut
     });
 }
 
+fn name(state: &State, field: FieldId) -> String {
+    match state.schema().fields.get(field) {
+        Some(field) => format!("field {}", field.name),
+        None => format!("hidden field {field}"),
+    }
+}
+
 /// A segment's own counts.
 fn segment_sums(state: &State, segment: &Segment, findings: &mut Findings) -> Result<()> {
     let layout = state.layout();
@@ -146,6 +153,14 @@ fn segment_sums(state: &State, segment: &Segment, findings: &mut Findings) -> Re
     }
     if hash != segment.hash() {
         findings.add(format_args!("{path}: its hash is not that of its rows"));
+    }
+    for field in 0..layout.spec().fields.len() {
+        if let Some(column) = segment.column(field)
+            && !column.agrees()?
+        {
+            findings
+                .add(format_args!("{path}, {}: bounds of the column are not those of its codes", name(state, field)));
+        }
     }
     Ok(())
 }
@@ -268,13 +283,6 @@ impl<'s> Documents<'s> {
         self.state.layout().spec().fields.get(field).map_or(Index::None, |(index, _)| *index)
     }
 
-    fn name(&self, field: FieldId) -> String {
-        match self.state.schema().fields.get(field) {
-            Some(field) => format!("field {}", field.name),
-            None => format!("hidden field {field}"),
-        }
-    }
-
     /// The file in which a block is, and the block.
     fn place(&self, block: Option<u16>) -> String {
         let files = self.state.files();
@@ -284,7 +292,7 @@ impl<'s> Documents<'s> {
     }
 
     fn wrong(&self, field: FieldId, checked: &mut Checked, what: impl Display) {
-        checked.findings.add(format_args!("{}, {}: {what}", self.place(self.at), self.name(field)));
+        checked.findings.add(format_args!("{}, {}: {what}", self.place(self.at), name(self.state, field)));
     }
 
     fn block(&mut self, block: u16, checked: &mut Checked) -> Result<()> {

@@ -206,7 +206,7 @@ impl Keeper {
             let kept = self.kept.lock();
             (kept.manifest.stamp(), Arc::clone(&kept.files))
         };
-        let Some(work) = pick(&files, options.compact_fraction)? else { return Ok(false) };
+        let Some(work) = pick(&files, options.compact_fraction, store.format)? else { return Ok(false) };
         let (compacted, bytes) = compact(&files, work, disk, folder, store, cancel)?;
         self.publish(cancel, |manifest| compacted.name_in(manifest))?;
         let elapsed = started.elapsed();

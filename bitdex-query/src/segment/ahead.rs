@@ -1,7 +1,7 @@
 //! Where a column is ahead of another one: the ids with the greatest codes of those whose code in the other column is
 //! less, or missing.
 //!
-//! Made from the codes when it is first asked for, and kept as long as the file is open.
+//! Made from the greatest codes when it is first asked for, and kept as long as the file is open.
 
 use std::ops::Range;
 
@@ -11,6 +11,8 @@ use crate::log::Result;
 const KEPT: usize = 64;
 /// Ranks that are read at once.
 const CHUNK: usize = 256;
+/// Ranks that are read at most: whoever asks waits for it.
+const READ: usize = 1 << 14;
 
 #[derive(Debug)]
 pub struct Ahead {
@@ -28,8 +30,13 @@ impl Ahead {
         other: impl Fn(u32) -> Result<Option<u64>>,
     ) -> Result<Self> {
         let mut ahead = Self { first: Vec::new(), rest: None };
+        let enough = left.saturating_sub(READ);
         let mut pairs = Vec::with_capacity(CHUNK);
         while left > 0 {
+            if left <= enough {
+                ahead.rest = pairs.first().map(|(code, _)| *code);
+                break;
+            }
             pairs.clear();
             ranked(left.saturating_sub(CHUNK)..left, &mut pairs)?;
             left = left.saturating_sub(CHUNK);

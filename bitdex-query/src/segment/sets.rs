@@ -18,7 +18,7 @@ pub enum Block<'a> {
     Empty,
     /// Ascending, without duplicates, not empty.
     Array(&'a [u16]),
-    /// In files always more than [`ARRAY_MAX`] ids; as a result of kernels any number, also none.
+    /// In sets in files always more than [`ARRAY_MAX`] ids; elsewhere any number, also none.
     Bits(&'a [u64; WORDS]),
 }
 

@@ -22,7 +22,7 @@ use crate::{
         Error, Result,
         disk::{Disk, RealDisk},
     },
-    store::pack::{Pack, PackKind, PackWriter},
+    store::pack::{Pack, PackKind, PackWriter, SectionId, SectionKind},
     testing::{scaled, seeded},
 };
 
@@ -67,19 +67,7 @@ impl File {
         let garbled = self.folder.path().join("garbled");
         let mut writer = PackWriter::create(&disk(), &garbled, PackKind::Segment, STORE).unwrap();
         for (kind, place, length) in pack.sections() {
-            let id = [
-                crate::store::pack::SectionKind::Held,
-                crate::store::pack::SectionKind::Column,
-                crate::store::pack::SectionKind::SparseColumn,
-                crate::store::pack::SectionKind::DocumentData,
-                crate::store::pack::SectionKind::DocumentIndex,
-                crate::store::pack::SectionKind::TableData,
-                crate::store::pack::SectionKind::TableIndex,
-            ]
-            .into_iter()
-            .find(|one| *one as u16 == kind)
-            .map(|kind| crate::store::pack::SectionId { kind, place })
-            .unwrap();
+            let id = SectionId { kind: SectionKind::of(kind).unwrap(), place };
             let mut bytes = pack.require(id).unwrap().bytes(0, length as usize).unwrap().to_vec();
             for _ in 0..rng.random_range(1..4) {
                 // Half of the time where offsets stand.
@@ -659,6 +647,10 @@ fn garbled_files_are_damaged_or_readable() {
             }
             dense.finish(pack).unwrap();
             sparse.finish(pack).unwrap();
+            let mut follows = ColumnWriter::dense(4, 0);
+            (0..70_000)
+                .for_each(|id| follows.push(id, Some(u64::from(id) * 9 + if id % 97 == 0 { 1 << 20 } else { 0 })));
+            follows.finish(pack).unwrap();
             let mut table = TableWriter::new(pack).unwrap();
             for (id, row) in &rows {
                 table.push(pack, 4, (*id).into(), row[0].as_deref()).unwrap();
@@ -685,8 +677,16 @@ fn garbled_files_are_damaged_or_readable() {
                     intact(postings.get(term(value.as_ref())));
                 }
             }
-            if let Some(Some(column)) = intact(Column::open(&pack, 2)) {
+            for column in [2, 4].into_iter().filter_map(|field| intact(Column::open(&pack, field))?) {
+                intact(column.agrees());
+                if let Some(tops) = column.tops() {
+                    intact(tops.descending());
+                }
                 for block in 0..16 {
+                    intact(column.block_tops(block));
+                    for few in [false, true] {
+                        intact(column.block_peaks(block, rng.random::<u64>() >> rng.random_range(0..64), few));
+                    }
                     intact(column.bounds(block));
                     intact(column.block(block, &mut Vec::new()));
                     if let Some(reader) = intact(column.reader(block)) {

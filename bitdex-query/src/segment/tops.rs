@@ -3,14 +3,31 @@
 //! A few codes that lie far above those of the ids around them (of what is scheduled, or was published long after it was
 //! made) would make every block's largest code useless. They are told apart, as *outliers*, and listed.
 //!
-//! They are made from the codes when a column is first asked for them, and kept as long as its file is open.
+//! Four parts; there is no such section where the codes do not follow the ids.
+//!
+//! ```text
+//! 0   blocks    32 bytes a block of the column: u64 smallest code (2^64 - 1: there is none), u64 largest that is not an
+//!               outlier's, u64 largest, u32 outliers of the blocks before, u32 outliers of this one
+//! 1   lanes     16 bytes for 1 024 ids, 64 a block: u64 smallest code, u64 largest, outliers left out; 2^64 - 1 and 0
+//!               where there is none
+//! 2   outliers  16 bytes: u64 code, u32 id, u32 0; of each block by (code, id)
+//! 3   order     the outliers again, by (code, id) descending
+//! ```
 
-use std::cmp::Reverse;
+use std::{cmp::Reverse, sync::Arc};
+
+use bitdex_proto::schema::FieldId;
+use bytemuck::{Pod, Zeroable};
 
 use super::{
     BLOCK_BITS,
-    columns::BlockReader,
+    columns::Codes,
     lanes::{LANE, LANES},
+    parts::{self, Part},
+};
+use crate::{
+    log::Result,
+    store::pack::{Pack, PackWriter, Section, SectionId, SectionKind},
 };
 
 /// At most one in so many ids of a block is an outlier.
@@ -21,19 +38,23 @@ const WORTH: u64 = 8;
 const FOLLOWS: u64 = 5;
 
 /// Smallest code and largest.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct Lane {
     pub min: u64,
     pub limit: u64,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 pub struct Outlier {
     pub code: u64,
     pub id: u32,
+    zero: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
 struct Head {
     min: u64,
     limit: u64,
@@ -42,13 +63,23 @@ struct Head {
     count: u32,
 }
 
-#[derive(Debug)]
-pub struct Tops {
+/// What is written.
+#[derive(Debug, Default)]
+struct Made {
     heads: Vec<Head>,
     lanes: Vec<Lane>,
     outliers: Vec<Outlier>,
-    /// The outliers again, by (code, id) descending.
     order: Vec<Outlier>,
+}
+
+/// As they lie in a file.
+#[derive(Debug)]
+pub struct Tops {
+    section: Section,
+    heads: Vec<Head>,
+    lanes: Part,
+    outliers: Part,
+    order: Part,
 }
 
 /// Of one block.
@@ -79,40 +110,93 @@ impl<'a> BlockTops<'a> {
     }
 }
 
+fn section_id(field: FieldId) -> SectionId {
+    SectionId { kind: SectionKind::Tops, place: field as u16 }
+}
+
+/// Writes the section; false where codes do not follow ids.
+pub(super) fn write(pack: &mut PackWriter, field: FieldId, codes: Codes<'_>) -> Result<bool> {
+    let Some(made) = Made::of(codes) else { return Ok(false) };
+    parts::write(
+        pack,
+        section_id(field),
+        [
+            bytemuck::cast_slice(&made.heads),
+            bytemuck::cast_slice(&made.lanes),
+            bytemuck::cast_slice(&made.outliers),
+            bytemuck::cast_slice(&made.order),
+        ],
+    )?;
+    Ok(true)
+}
+
 impl Tops {
-    /// `None` where codes do not follow ids. `readers`: of each block, with its number.
-    pub(super) fn of<'a>(readers: impl Iterator<Item = (u16, BlockReader<'a>)>) -> Option<Self> {
-        let mut tops = Self { heads: Vec::new(), lanes: Vec::new(), outliers: Vec::new(), order: Vec::new() };
-        let mut codes = Vec::new();
-        for (number, reader) in readers {
-            codes.clear();
-            codes.extend((0..=u16::MAX).filter_map(|id| reader.get(id).map(|code| (code, id))));
-            tops.add(number, &mut codes);
+    /// `blocks`: of the column.
+    pub(super) fn open(pack: &Arc<Pack>, field: FieldId, blocks: usize) -> Result<Option<Self>> {
+        let Some(section) = pack.section(section_id(field)) else { return Ok(None) };
+        let [heads, lanes, outliers, order] = parts::open(&section)?;
+        let heads = heads.all::<Head>(&section)?.to_vec();
+        let listed = heads
+            .iter()
+            .try_fold(0_u32, |before, head| (head.first == before).then(|| before.checked_add(head.count)).flatten());
+        let fits = heads.len() == blocks
+            && lanes.len() == blocks * LANES * size_of::<Lane>()
+            && listed.is_some_and(|listed| outliers.len() == listed as usize * size_of::<Outlier>())
+            && order.len() == outliers.len();
+        if !fits {
+            return Err(section.damaged(0, "its parts have other lengths than its numbers say"));
         }
-        if !tops.follow_ids() {
-            return None;
-        }
-        tops.order.clone_from(&tops.outliers);
-        tops.order.sort_unstable_by_key(|outlier| Reverse((outlier.code, outlier.id)));
-        Some(tops)
+        Ok(Some(Self { section, heads, lanes, outliers, order }))
     }
 
     /// `n`: of its segment.
-    pub fn block(&self, n: usize) -> Option<BlockTops<'_>> {
-        let head = self.heads.get(n)?;
-        let (first, count) = (head.first as usize, head.count as usize);
-        Some(BlockTops {
+    pub fn block(&self, n: usize) -> Result<Option<BlockTops<'_>>> {
+        let Some(head) = self.heads.get(n) else { return Ok(None) };
+        Ok(Some(BlockTops {
             min: head.min,
             limit: head.limit,
             most: head.most,
-            lanes: self.lanes.get(n * LANES..(n + 1) * LANES)?,
-            outliers: self.outliers.get(first..first + count)?,
-        })
+            lanes: self.lanes.slice(&self.section, n * LANES, LANES)?,
+            outliers: self.outliers.slice(&self.section, head.first as usize, head.count as usize)?,
+        }))
     }
 
     /// All outliers, by (code, id) descending.
-    pub fn descending(&self) -> &[Outlier] {
-        &self.order
+    pub fn descending(&self) -> Result<&[Outlier]> {
+        self.order.all(&self.section)
+    }
+
+    /// Whether codes follow ids.
+    pub(super) fn follow(codes: Codes<'_>) -> bool {
+        Made::of(codes).is_some()
+    }
+
+    /// Whether it is what follows from the codes.
+    pub(super) fn is_of(&self, codes: Codes<'_>) -> Result<bool> {
+        let Some(made) = Made::of(codes) else { return Ok(false) };
+        Ok(made.heads == self.heads
+            && made.lanes == self.lanes.all::<Lane>(&self.section)?
+            && made.outliers == self.outliers.all::<Outlier>(&self.section)?
+            && made.order == self.descending()?)
+    }
+}
+
+impl Made {
+    /// `None` where codes do not follow ids.
+    fn of(codes: Codes<'_>) -> Option<Self> {
+        let mut made = Self::default();
+        let mut of_block = Vec::new();
+        for (number, reader) in codes.readers() {
+            of_block.clear();
+            of_block.extend((0..=u16::MAX).filter_map(|id| reader.get(id).map(|code| (code, id))));
+            made.add(number, &mut of_block);
+        }
+        if !made.follow_ids() {
+            return None;
+        }
+        made.order.clone_from(&made.outliers);
+        made.order.sort_unstable_by_key(|outlier| Reverse((outlier.code, outlier.id)));
+        Some(made)
     }
 
     /// The next block's (code, id within the block), in any order.
@@ -136,7 +220,8 @@ impl Tops {
         let limit = best.map_or(min, |(_, (code, _))| *code);
         for (code, id) in codes.iter() {
             if *code > limit {
-                self.outliers.push(Outlier { code: *code, id: u32::from(number) << BLOCK_BITS | u32::from(*id) });
+                let id = u32::from(number) << BLOCK_BITS | u32::from(*id);
+                self.outliers.push(Outlier { code: *code, id, zero: 0 });
             } else if let Some(lane) = self.lanes.get_mut(lanes + usize::from(*id) / LANE) {
                 *lane = Lane { min: lane.min.min(*code), limit: lane.limit.max(*code) };
             }

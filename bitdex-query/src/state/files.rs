@@ -2,7 +2,10 @@
 
 use std::{
     path::{Path, PathBuf},
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bitdex_proto::schema::{FieldId, Schema};
@@ -47,6 +50,8 @@ pub struct Files {
     known_terms: KnownTerms,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
     prepared_for: Option<u64>,
+    /// Whether queries have looked into these files, or those before.
+    used: AtomicBool,
 }
 
 /// Rows of a lookup and of its hops.
@@ -81,6 +86,7 @@ impl Files {
             staged: Vec::new(),
             filter_sets: FilterSets::default(),
             prepared_for: None,
+            used: AtomicBool::new(false),
         }
     }
 
@@ -158,6 +164,11 @@ impl Files {
     /// Rows of a lookup and of its hops.
     pub(crate) fn table(&self, source: usize) -> Option<&Table> {
         self.tables.get(source)?.as_ref().map(|file| &file.table)
+    }
+
+    /// Of the file of a lookup's table.
+    pub(crate) fn table_format(&self, source: usize) -> Option<u32> {
+        self.tables.get(source)?.as_ref().map(|file| file.pack.stamp().format)
     }
 
     /// The record up to which a lookup's table has taken in changes.
@@ -333,20 +344,15 @@ impl Files {
     /// Makes what queries made of files before these, and reads what they read, so that none of them has to wait for it.
     /// Damage is left to be met by whoever looks. Ends early where `go_on` says so.
     pub(crate) fn warm(&self, before: &Self, go_on: &dyn Fn() -> bool) {
-        let (visible, fields) = (self.layout.schema.visible_at, self.layout.fields.len());
-        for field in (0..fields).filter(|field| before.uses(*field)) {
-            let follows = visible.filter(|_| self.layout.follows_visible_at(field));
-            for segment in &self.segments {
-                if let Some(column) = segment.column(field).filter(|column| go_on() && !column.is_used()) {
-                    let _ = column.warm(follows.and_then(|visible| segment.column(visible)));
-                }
-            }
-            if let Some(column) = self.overrides(field).filter(|_| go_on()) {
-                let _ = column.warm(follows.map(|visible| self.all_overrides(visible)));
-            }
-        }
         if !before.is_used() {
             return;
+        }
+        let (visible, fields) = (self.layout.schema.visible_at, self.layout.fields.len());
+        for field in (0..fields).filter(|_| go_on()) {
+            let follows = visible.filter(|_| self.layout.follows_visible_at(field));
+            if let Some(column) = self.overrides(field) {
+                let _ = column.warm(follows.map(|visible| self.all_overrides(visible)));
+            }
         }
         let new = self.segments.iter().filter(|segment| !same(Some(segment), before.segment(segment.number())));
         let of_segments = new.flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
@@ -359,12 +365,15 @@ impl Files {
         }
     }
 
-    fn uses(&self, field: FieldId) -> bool {
-        self.segments.iter().filter_map(|segment| segment.column(field)).any(|column| column.is_used())
+    /// A query looks into these files.
+    pub(crate) fn use_them(&self) {
+        if !self.is_used() {
+            self.used.store(true, Ordering::Relaxed);
+        }
     }
 
     fn is_used(&self) -> bool {
-        (0..self.layout.fields.len()).any(|field| self.uses(field))
+        self.used.load(Ordering::Relaxed)
     }
 }
 
@@ -475,7 +484,9 @@ impl<'a> Opening<'a> {
             Some(files) if Arc::ptr_eq(&files.layout.schema, schema) => files.layout.clone(),
             _ => Arc::new(Layout::new(schema.clone())),
         };
-        Self { files: Files::empty(layout, folder.root().into()), folder, store: manifest.store, previous }
+        let files = Files::empty(layout, folder.root().into());
+        files.used.store(previous.is_some_and(Files::is_used), Ordering::Relaxed);
+        Self { files, folder, store: manifest.store, previous }
     }
 
     /// Whether all files are there.

@@ -9,10 +9,12 @@ use std::path::Path;
 
 use crate::log::{Error, Result};
 
-/// The oldest format that this release reads and writes: blocks of packs are checked by CRC-32.
-pub const OLDEST: u32 = 2;
-/// What new stores are written in: blocks of packs are checked by XXH3-64.
-pub const NEWEST: u32 = 3;
+/// The oldest format that this release reads and writes.
+pub const OLDEST: u32 = 3;
+/// What new stores are written in: columns of segments come with bounds.
+pub const NEWEST: u32 = 4;
+/// From this one on, columns of segments come with bounds.
+pub const BOUNDS: u32 = 4;
 
 /// Refuses a format that this release does not know.
 pub fn check(path: &Path, found: u32) -> Result<()> {

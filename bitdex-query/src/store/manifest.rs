@@ -1,7 +1,7 @@
 //! The manifest: what a store is, and where reading it begins. A small text file, always replaced whole.
 //!
 //! ```text
-//! bitdex manifest 3        format of the store
+//! bitdex manifest 4        format of the store
 //! store 8a1f…              32 hex digits
 //! definition 5c0e…         hash of the definition
 //! epoch 3                  of the last promotion
@@ -324,7 +324,7 @@ mod tests {
         let segment = |number, sequence| SegmentRef { number, file: segment_name(number, 1, sequence), sequence };
         let table = |source, sequence| TableRef { source, file: table_name(source, 1, sequence), sequence };
         Manifest {
-            format: 3,
+            format: format::NEWEST,
             store: 0x1234,
             definition: "abc".into(),
             epoch: 3,
@@ -358,7 +358,7 @@ mod tests {
         let complete = Prepared { complete: true, ..example().prepared.unwrap() };
         let examples = [
             example(),
-            Manifest { checkpoint: None, format: 2, ..example() },
+            Manifest { checkpoint: None, format: format::OLDEST, ..example() },
             Manifest { prepared: Some(complete), staged: Vec::new(), ..example() },
             Manifest { prepared: None, segments: Vec::new(), tables: Vec::new(), ..example() },
         ];
@@ -391,8 +391,9 @@ mod tests {
 
     #[test]
     fn a_later_format_is_told_from_damage() {
-        for found in [1, 4] {
-            let text = example().encode().replace("manifest 3", &format!("manifest {found}"));
+        for found in [format::OLDEST - 1, format::NEWEST + 1] {
+            let (newest, other) = (format!("manifest {}", format::NEWEST), format!("manifest {found}"));
+            let text = example().encode().replace(&newest, &other);
             let error = Manifest::decode(Path::new("m"), text.as_bytes()).unwrap_err().to_string();
             let told = error.contains(&format!("format {found}")) && error.contains("run the release that wrote it");
             assert!(told, "{error}");

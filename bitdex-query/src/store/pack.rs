@@ -21,15 +21,12 @@ use std::{
 use bytemuck::AnyBitPattern;
 
 pub use layout::BLOCK;
-use layout::{BLOCK_BITS, Entry, Footer, Header, block_checksum};
+use layout::{BLOCK_BITS, CHECKSUM, Entry, Footer, Header, block_checksum};
 pub use writer::PackWriter;
 
-use super::format::Stamp;
+use super::format::{self, Stamp};
 use crate::{
-    log::{
-        Error, Result,
-        frame::{u32_at, u64_at},
-    },
+    log::{Error, Result, frame::u64_at},
     mapping::Map,
 };
 
@@ -91,6 +88,10 @@ pub enum SectionKind {
     /// Rows by place and key; for each place, where they lie.
     TableData = 10,
     TableIndex = 11,
+    /// Of a segment's codes that follow the ids: narrow bounds.
+    Tops = 12,
+    /// Of a segment's codes that do not: the ids that have the greatest.
+    Peaks = 13,
 }
 
 impl SectionKind {
@@ -106,6 +107,8 @@ impl SectionKind {
         Self::DocumentIndex,
         Self::TableData,
         Self::TableIndex,
+        Self::Tops,
+        Self::Peaks,
     ];
 
     pub fn name(self) -> &'static str {
@@ -121,12 +124,20 @@ impl SectionKind {
             Self::DocumentIndex => "documents: index",
             Self::TableData => "rows",
             Self::TableIndex => "rows: index",
+            Self::Tops => "column: bounds",
+            Self::Peaks => "column: greatest",
         }
+    }
+
+    /// The format in which it came.
+    pub fn since(self) -> u32 {
+        if matches!(self, Self::Tops | Self::Peaks) { format::BOUNDS } else { format::OLDEST }
     }
 
     /// Whether its place is a field.
     pub fn is_of_field(self) -> bool {
-        matches!(self, Self::Held | Self::Added | Self::Removed | Self::Column | Self::SparseColumn)
+        use SectionKind::{Added, Column, Held, Peaks, Removed, SparseColumn, Tops};
+        matches!(self, Held | Added | Removed | Column | SparseColumn | Tops | Peaks)
     }
 
     /// `None` for a kind that this release does not know.
@@ -176,7 +187,7 @@ impl Pack {
             Err(error) => return Err(Error::io("map", path)(error)),
         };
         let header = Header::decode(path, &map)?;
-        let footer = Footer::decode(path, &map, header.stamp.format)?;
+        let footer = Footer::decode(path, &map)?;
         let directory = map.get(footer.directory.clone()).unwrap_or_default();
         let directory = Entry::decode_all(path, directory, footer.directory.start)?;
         let blocks = footer.directory.start.div_ceil(BLOCK);
@@ -274,11 +285,7 @@ impl Pack {
         let start = block << BLOCK_BITS;
         let bytes = self.map.get(start..self.checked.min(start + BLOCK)).ok_or_else(|| self.outside(start))?;
         let table = self.map.get(self.table.clone()).unwrap_or_default();
-        let expected = match self.header.stamp.format {
-            2 => u32_at(table, block * 4).map(u64::from),
-            _ => u64_at(table, block * 8),
-        };
-        if expected != Some(block_checksum(self.header.stamp.format, bytes)) {
+        if u64_at(table, block * CHECKSUM) != Some(block_checksum(bytes)) {
             let reason = format!("the checksum of block {block} ({} bytes) does not match", bytes.len());
             return Err(Error::damaged(&self.path, start as u64, reason));
         }
@@ -301,6 +308,11 @@ pub struct Section {
 }
 
 impl Section {
+    /// That in which its file is written.
+    pub fn format(&self) -> u32 {
+        self.pack.stamp().format
+    }
+
     #[inline]
     pub fn len(&self) -> usize {
         self.length

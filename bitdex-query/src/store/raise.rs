@@ -137,17 +137,12 @@ mod tests {
         let root = tempfile::tempdir().unwrap();
         let folder = Folder::open(root.path(), false).unwrap();
         let manifest = store(&folder);
-        let texts: [(&[u8], bool); 7] = [
-            (b"1\n", true),
-            (b"2\n", true),
-            (b"4\n", true),
-            (b"x\n", true),
-            (b"\xb3\n", true),
-            (b"", false),
-            (b"3", false),
-        ];
-        for (text, removed) in texts {
-            fs::write(folder.raise(), text).unwrap();
+        let numbers = [format::OLDEST - 1, format::OLDEST, format::NEWEST + 1];
+        let lines = numbers.map(|number| format!("{number}\n").into_bytes()).into_iter();
+        let removed = lines.chain([b"x\n".to_vec(), b"\xb3\n".to_vec()]).map(|text| (text, true));
+        let unfinished = [Vec::new(), format::NEWEST.to_string().into_bytes()].map(|text| (text, false));
+        for (text, removed) in removed.chain(unfinished) {
+            fs::write(folder.raise(), &text).unwrap();
             assert_eq!(answer(&folder, &RealDisk, &manifest, format::NEWEST).unwrap(), None);
             assert_eq!(folder.raise().exists(), !removed, "{text:?}");
         }

@@ -186,8 +186,10 @@ async fn a_writer_that_is_told_to_go_hands_over() {
     let status = leaving.ended().await;
     assert_eq!(status.code(), Some(0), "{}", leaving.log());
     searches.go_on().await;
-    let (failed, _) = searches.stop().await;
+    let answered = searches.answered.load(Ordering::Relaxed);
+    let (failed, retries) = searches.stop().await;
     assert!(failed.is_empty(), "{failed:?}");
+    assert!(retries <= 30, "{retries} of {answered} searches tried the process that has gone");
     let answer = staying.post("/v1/get", r#"{"index": "items", "ids": [8000, 8001], "fields": ["name"]}"#).await.1;
     assert_eq!(answer["documents"].as_array().unwrap().len(), 2, "{answer}");
 }

@@ -22,6 +22,7 @@ fn all_that_reach_a_floor_are_in_and_few_others() {
             .collect();
         let file = File::new();
         let column = dense_column(&file, SEGMENT, &codes);
+        assert!(column.agrees().unwrap());
         for share in [2000, 1000, 500, 100, 40, 20] {
             let floor = column.reached_by(1.0 / f64::from(share)).unwrap().unwrap();
             let reach = codes.values().filter(|code| **code >= floor).count();

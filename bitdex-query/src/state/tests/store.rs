@@ -61,7 +61,7 @@ impl Store {
 
     /// Rewrites what is most worth it; `None` where nothing is.
     pub(crate) fn compact(&mut self, files: &Arc<Files>, fraction: f64) -> Option<Arc<Files>> {
-        let work = pick(files, fraction).unwrap()?;
+        let work = pick(files, fraction, 0).unwrap()?;
         let cancel = AtomicBool::new(false);
         let (compacted, _) = compact(files, work, &self.disk, &self.folder, self.manifest.stamp(), &cancel).unwrap();
         compacted.name_in(&mut self.manifest);

@@ -18,7 +18,7 @@ use crate::{
         lanes::{LANE, LANES, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
         sets::Block,
-        tops::{BlockTops, Outlier, Tops},
+        tops::{BlockTops, Outlier},
     },
 };
 
@@ -47,6 +47,7 @@ impl<'s> ColumnView<'s> {
         if *index != Index::Column {
             return None;
         }
+        state.files.use_them();
         let overrides = |columns: &'s [LayerColumn]| columns.get(field).filter(|column| !column.is_empty());
         Some(Self {
             files: &state.files,
@@ -176,7 +177,9 @@ impl<'s> ColumnView<'s> {
     pub(crate) fn outliers(&self) -> Result<Vec<&'s [Outlier]>> {
         let mut all = Vec::new();
         for column in self.segments() {
-            all.extend(column.tops()?.map(Tops::descending));
+            if let Some(tops) = column.tops() {
+                all.push(tops.descending()?);
+            }
         }
         Ok(all)
     }

@@ -26,20 +26,12 @@ const END_MAGIC: &[u8; 8] = b"BITDEXPE";
 const CRC_AT: usize = 60;
 
 /// Of the bytes of one block.
-pub(super) fn block_checksum(format: u32, bytes: &[u8]) -> u64 {
-    match format {
-        2 => crc32fast::hash(bytes).into(),
-        _ => xxh3_64(bytes),
-    }
+pub(super) fn block_checksum(bytes: &[u8]) -> u64 {
+    xxh3_64(bytes)
 }
 
 /// Bytes of one block's checksum in the table.
-pub(super) fn checksum_size(format: u32) -> usize {
-    match format {
-        2 => 4,
-        _ => 8,
-    }
-}
+pub(super) const CHECKSUM: usize = size_of::<u64>();
 
 /// ```text
 /// 0   8 bytes  "BITDEXPK"
@@ -116,7 +108,7 @@ impl Footer {
         seal(bytes)
     }
 
-    pub(super) fn decode(path: &Path, file: &[u8], format: u32) -> Result<Self> {
+    pub(super) fn decode(path: &Path, file: &[u8]) -> Result<Self> {
         let end = file.len().saturating_sub(FOOTER);
         let damaged = |reason| Error::damaged(path, end as u64, reason);
         let footer = file.get(end..).unwrap_or_default();
@@ -130,7 +122,7 @@ impl Footer {
         let (Some(directory), Some(table)) = (offset(8), offset(16)) else {
             return Err(damaged("the footer is too short"));
         };
-        let checksums = directory.div_ceil(BLOCK) * checksum_size(format);
+        let checksums = directory.div_ceil(BLOCK) * CHECKSUM;
         let fits = directory >= HEADER
             && table >= directory
             && (table - directory).is_multiple_of(ENTRY)

@@ -8,7 +8,7 @@ use std::{
 
 use super::{
     PackKind, SectionId,
-    layout::{ALIGNMENT, BLOCK, ENTRY, Entry, FOOTER, Footer, Header, block_checksum, checksum_size},
+    layout::{ALIGNMENT, BLOCK, ENTRY, Entry, FOOTER, Footer, Header, block_checksum},
 };
 use crate::{
     log::{
@@ -77,6 +77,11 @@ impl PackWriter {
         let start = self.offset() as usize;
         self.sections.push(Entry { kind, place, start, length: 0 });
         Ok(())
+    }
+
+    /// That in which the file is written.
+    pub fn format(&self) -> u32 {
+        self.format
     }
 
     pub fn write(&mut self, bytes: &[u8]) -> Result<()> {
@@ -161,10 +166,8 @@ impl PackWriter {
     }
 
     fn add_checksums(&mut self) {
-        let size = checksum_size(self.format);
         for block in self.buffer.chunks(BLOCK) {
-            let checksum = block_checksum(self.format, block).to_le_bytes();
-            self.checksums.extend_from_slice(checksum.get(..size).unwrap_or_default());
+            self.checksums.extend_from_slice(&block_checksum(block).to_le_bytes());
         }
     }
 

@@ -1,0 +1,175 @@
+//! Reading the columns of a checkpoint.
+
+use std::{
+    ops::Range,
+    sync::{Arc, OnceLock},
+};
+
+use bitdex_proto::schema::FieldId;
+
+use super::{SparseMeta, section_id};
+use crate::{
+    log::Result,
+    segment::{
+        BLOCK_BITS,
+        ahead::Ahead,
+        keys::Keys,
+        overridden::Overridden,
+        parts::{self, Part},
+    },
+    store::pack::{Pack, Section, SectionKind},
+};
+
+/// A column of a checkpoint.
+#[derive(Debug)]
+pub struct SparseColumn {
+    section: Section,
+    keys: Keys,
+    values: usize,
+    codes: Part,
+    codeless: Part,
+    order: Part,
+    /// By number of the block, once it was looked into.
+    blocks: Box<[OnceLock<Box<Overridden>>]>,
+    ahead: OnceLock<Ahead>,
+}
+
+impl SparseColumn {
+    pub fn open(pack: &Arc<Pack>, field: FieldId) -> Result<Option<Self>> {
+        let Some(section) = pack.section(section_id(SectionKind::SparseColumn, field)) else { return Ok(None) };
+        let [meta, bases, groups, deltas, codes, codeless, order] = parts::open(&section)?;
+        let meta = meta.get::<SparseMeta>(&section, 0)?;
+        let keys = Keys::open(&section, [bases, groups, deltas], meta.ids)?;
+        let (ids, values) = (keys.len(), order.len() / 4);
+        if codes.len() != ids * 8 || codeless.len() != ids.div_ceil(64) * 8 || values as u64 != meta.values {
+            return Err(section.damaged(0, "its parts have other lengths than its numbers say"));
+        }
+        let blocks = match ids.checked_sub(1) {
+            Some(last) => (keys.at(&section, last)? >> BLOCK_BITS).saturating_add(1).min(1 << (u32::BITS - BLOCK_BITS)),
+            None => 0,
+        };
+        let blocks = (0..blocks).map(|_| OnceLock::new()).collect();
+        let ahead = OnceLock::new();
+        Ok(Some(Self { section, keys, values, codes, codeless, order, blocks, ahead }))
+    }
+
+    /// `None`: says nothing of this id. `Some(None)`: null.
+    #[inline]
+    pub fn get(&self, id: u32) -> Result<Option<Option<u64>>> {
+        match self.find(id)? {
+            Some(n) => self.code(n).map(Some),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether it says something of this id.
+    #[inline]
+    pub fn overrides(&self, id: u32) -> Result<bool> {
+        Ok(self.find(id)?.is_some())
+    }
+
+    #[inline]
+    fn find(&self, id: u32) -> Result<Option<usize>> {
+        Ok(self.block((id >> BLOCK_BITS) as u16)?.and_then(|block| block.find(id as u16)))
+    }
+
+    /// What it says of the ids of a block, and their codes; `None`: nothing.
+    pub fn overridden(&self, number: u16) -> Result<Option<(&Overridden, &[u64])>> {
+        let Some(block) = self.block(number)? else { return Ok(None) };
+        let positions = block.positions();
+        if positions.is_empty() {
+            return Ok(None);
+        }
+        Ok(Some((block, self.codes.slice(&self.section, positions.start, positions.len())?)))
+    }
+
+    fn block(&self, number: u16) -> Result<Option<&Overridden>> {
+        let Some(place) = self.blocks.get(usize::from(number)) else { return Ok(None) };
+        if let Some(block) = place.get() {
+            return Ok(Some(block));
+        }
+        let first = self.position(u32::from(number) << BLOCK_BITS)?;
+        let behind = match number.checked_add(1) {
+            Some(next) => self.position(u32::from(next) << BLOCK_BITS)?,
+            None => self.len(),
+        };
+        let ids = (first..behind).map(|n| Ok((self.id(n)? as u16, self.code(n)?))).collect::<Result<Vec<_>>>()?;
+        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, &ids)))))
+    }
+
+    /// Where it is not known to be behind another column of its checkpoint, always the same one; `None`: there is none.
+    pub fn ahead_of(&self, other: Option<&Self>) -> Result<&Ahead> {
+        if let Some(ahead) = self.ahead.get() {
+            return Ok(ahead);
+        }
+        let ranked = |mut ranks: Range<usize>, pairs: &mut Vec<(u64, u32)>| {
+            ranks.try_for_each(|rank| self.ranked(rank).map(|pair| pairs.push(pair)))
+        };
+        let beside = |id| other.map_or(Ok(None), |other| other.get(id).map(Option::flatten));
+        let ahead = Ahead::of(self.values, ranked, beside)?;
+        Ok(self.ahead.get_or_init(|| ahead))
+    }
+
+    /// Reads it, and makes what queries would make at their first look. `beside`: as for [`SparseColumn::ahead_of`],
+    /// where there may be such a column.
+    pub fn warm(&self, beside: Option<Option<&Self>>) -> Result<()> {
+        (0..self.blocks.len()).try_for_each(|number| self.block(number as u16).map(|_| ()))?;
+        beside.map_or(Ok(()), |beside| self.ahead_of(beside).map(|_| ()))
+    }
+
+    fn code(&self, n: usize) -> Result<Option<u64>> {
+        if self.codeless.get::<u64>(&self.section, n / 64)? >> (n % 64) & 1 == 1 {
+            return Ok(None);
+        }
+        self.codes.get(&self.section, n).map(Some)
+    }
+
+    fn id(&self, n: usize) -> Result<u32> {
+        let id = self.keys.at(&self.section, n)?;
+        u32::try_from(id).map_err(|_| self.section.damaged(0, "an id exceeds 2^32"))
+    }
+
+    /// Ids it says something of.
+    pub fn len(&self) -> usize {
+        self.keys.len()
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The n-th id, ascending, and what it says of it.
+    pub fn nth(&self, n: usize) -> Result<(u32, Option<u64>)> {
+        Ok((self.id(n)?, self.code(n)?))
+    }
+
+    /// Number of ids below this one.
+    pub fn position(&self, id: u32) -> Result<usize> {
+        Ok(self.keys.find(&self.section, id.into())?.unwrap_or_else(|at| at))
+    }
+
+    /// Ids that have a code.
+    pub fn values(&self) -> usize {
+        self.values
+    }
+
+    /// As [`Column::ranked`], with the code.
+    pub fn ranked(&self, rank: usize) -> Result<(u64, u32)> {
+        let n = self.order.get::<u32>(&self.section, rank)? as usize;
+        Ok((self.codes.get(&self.section, n)?, self.id(n)?))
+    }
+
+    /// As [`Column::rank`].
+    pub fn rank(&self, code: u64, id: u32) -> Result<usize> {
+        let (mut low, mut high) = (0, self.values);
+        while low < high {
+            let middle = low + (high - low) / 2;
+            if self.ranked(middle)? < (code, id) {
+                low = middle + 1;
+            } else {
+                high = middle;
+            }
+        }
+        Ok(low)
+    }
+}
