@@ -49,7 +49,7 @@ fn main() -> ExitCode {
 /// A thread that answers takes the core from those that change, as soon as there is something to answer. Where it is
 /// refused, answers wait a little longer.
 fn answer_soon() {
-    let _ = set_slice(Some(ANSWERING));
+    let _ = set_slice(ANSWERING);
 }
 
 /// `Ok(false)`: something is wrong, and was told.

@@ -6,6 +6,7 @@ use bitdex_proto::schema::{DOCUMENT_SOURCE, FieldId, SourceId};
 
 use crate::{
     log::Result,
+    mapping::slices::give_way,
     segment::{Index, builder::SegmentBuilder, documents::Slots},
     state::{
         compute::{self, Lookups},
@@ -49,6 +50,7 @@ pub(super) fn fill(
     let own = layout.slot(DOCUMENT_SOURCE as Place);
     let mut filled = Filled::default();
     while let Some(id) = documents.next()? {
+        give_way();
         let mut slots = Slots::new();
         documents.slots(&mut slots);
         let present = own.and_then(|slot| slots.get(slot)).is_some_and(Option::is_some);

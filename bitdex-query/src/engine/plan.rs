@@ -207,18 +207,27 @@ fn skimmed(share: f64, first: f64, operands: f64, matches: f64) -> f64 {
 
 /// The part of all codes that one block's codes reach over: 1 where they have nothing to do with ids.
 fn spread(column: ColumnView<'_>, blocks: &[u16]) -> Result<f64> {
-    let (mut min, mut max, mut widths, mut looked_at) = (u64::MAX, 0, 0.0, 0.0);
+    let (mut min, mut max, mut widths) = (u64::MAX, 0, 0.0);
+    let (mut following, mut others, mut new) = (0.0, 0.0, 0.0);
     for number in blocks.iter().step_by(blocks.len().div_ceil(8).max(1)) {
-        if column.tops(*number)?.is_none() {
-            return Ok(1.0);
-        }
         let bounds = column.inner_bounds(*number)?;
-        if bounds.count > 0 {
-            (min, max) = (min.min(bounds.min), max.max(bounds.max));
-            widths += bounds.max.saturating_sub(bounds.min) as f64;
-            looked_at += 1.0;
+        if bounds.count == 0 {
+            continue;
+        }
+        (min, max) = (min.min(bounds.min), max.max(bounds.max));
+        let width = bounds.max.saturating_sub(bounds.min) as f64;
+        if column.tops(*number)?.is_some() {
+            (widths, following) = (widths + width, following + 1.0);
+        } else if column.is_in_base(*number)? {
+            others += 1.0;
+        } else {
+            // What is in no file yet is as what came before it.
+            (widths, new) = (widths + width, new + 1.0);
         }
     }
     let all = max.saturating_sub(min) as f64;
-    Ok(if looked_at < 2.0 || all <= 0.0 { 1.0 } else { (widths / looked_at / all).clamp(0.0, 1.0) })
+    if following < 2.0 || following < others || all <= 0.0 {
+        return Ok(1.0);
+    }
+    Ok(((widths / all + others) / (following + others + new)).clamp(0.0, 1.0))
 }

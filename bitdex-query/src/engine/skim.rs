@@ -108,24 +108,21 @@ pub(super) fn narrow<'s>(
     least: u64,
     candidates: &mut Set,
 ) -> Result<()> {
-    let Some(peaks) = column.peaks(number, least, set.is_sparse())? else {
-        if set.is_sparse() && set.len() <= EACH {
-            set.keep(|id| codes.get(id).is_some_and(|code| code >= least));
-        }
-        return Ok(());
-    };
-    if codes.is_plain() {
+    let peaks = column.peaks(number, least, set.is_sparse())?;
+    if let (Some(peaks), true) = (peaks, codes.is_plain()) {
         set.and(peaks);
         return Ok(());
     }
+    if set.is_sparse() && set.len() <= EACH {
+        set.keep(|id| codes.get(id).is_some_and(|code| code >= least));
+        return Ok(());
+    }
+    let Some(peaks) = peaks else { return Ok(()) };
     candidates.clear();
     candidates.or(peaks);
     for n in 0..LANES {
         for lane in codes.lanes(n) {
-            if lane.bounds().is_some_and(|(_, most)| most >= least) {
-                let (said, _) = lane.words();
-                candidates.lane_mut(n).iter_mut().zip(said).for_each(|(to, said)| *to |= said);
-            }
+            lane.add_from(least, candidates.lane_mut(n));
         }
     }
     set.and(candidates.as_block());

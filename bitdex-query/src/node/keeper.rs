@@ -27,7 +27,7 @@ use crate::{
         Error, Result,
         segment::{Segment, segment_path},
     },
-    mapping::Frontier,
+    mapping::{Frontier, slices::step_back},
     state::{Files, Frozen, State, write_checkpoint},
     store::{
         manifest::{Manifest, Prepared},
@@ -286,7 +286,7 @@ impl Job {
             let (keeper, cancel) = (Arc::clone(keeper), Arc::clone(&cancel));
             move || {
                 // On Linux this is of the thread, and of those that it starts. Where it is refused, it is only ruder.
-                let _ = rustix::process::nice(NICE);
+                step_back(NICE);
                 let unwinding = FailOnUnwind(&keeper.shared);
                 let result = run(&keeper, &cancel).map_err(|failure| match failure {
                     Failure::Again(_) if cancel.load(Ordering::Relaxed) => Failure::Cancelled,

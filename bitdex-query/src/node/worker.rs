@@ -32,7 +32,7 @@ use crate::{
         segment::{SegmentEnd, segment_path},
         writer::{LogOptions, LogWriter},
     },
-    mapping::{Frontier, frontier, slices::set_slice},
+    mapping::{Frontier, frontier, slices::step_back},
     state::{Decoded, Files, State, Unsettled},
     store::{
         format,
@@ -102,8 +102,7 @@ struct Seen {
 pub(super) fn run(shared: Arc<Shared>, commands: Receiver<Command>, opened: oneshot::Sender<WireResult<()>>) {
     // On Linux these are of the thread, and of those that it starts: what answers goes before what changes. Where they
     // are refused, it is only ruder.
-    let _ = rustix::process::nice(NICE);
-    let _ = set_slice(None);
+    step_back(NICE);
     let mut worker = Worker::new(Arc::clone(&shared), commands);
     let unwinding = FailOnUnwind(&shared);
     match worker.start() {
@@ -367,7 +366,7 @@ impl Worker {
             let files = Arc::clone(&files);
             move || {
                 // On Linux this is of the thread. Where it is refused, it is only ruder.
-                let _ = rustix::process::nice(keeper::NICE);
+                step_back(keeper::NICE);
                 files.warm(&before, &|| true);
             }
         });

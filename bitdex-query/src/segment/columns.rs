@@ -252,6 +252,13 @@ impl Column {
         }
     }
 
+    /// Reads it, so that no query has to wait for it.
+    pub fn warm(&self) -> Result<()> {
+        self.section.verify()?;
+        self.tops.as_ref().map_or(Ok(()), Tops::warm)?;
+        self.peaks.as_ref().map_or(Ok(()), Peaks::warm)
+    }
+
     /// Whether bounds and sets of the greatest codes are what follows from the codes.
     pub fn agrees(&self) -> Result<bool> {
         let codes = Codes {

@@ -161,6 +161,20 @@ impl<'a> LaneCodes<'a> {
         (&self.lane.said, std::array::from_fn(|n| self.lane.said[n] & !self.lane.codeless[n]))
     }
 
+    /// Adds the ids whose codes are `least` or greater. `ids`: the words of the lane.
+    pub fn add_from(self, least: u64, ids: &mut [u64]) {
+        for (n, ids) in ids.iter_mut().enumerate().take(WORDS) {
+            let first = usize::from(self.lane.before[n]);
+            let (mut left, mut found) = (self.lane.said[n], 0);
+            for code in self.codes.get(first..).unwrap_or_default().iter().take(left.count_ones() as usize) {
+                let bit = left & left.wrapping_neg();
+                left ^= bit;
+                found |= if *code >= least { bit } else { 0 };
+            }
+            *ids |= found & !self.lane.codeless[n];
+        }
+    }
+
     /// Ascending by id, which is within the lane.
     pub fn each(self, mut each: impl FnMut(u16, Option<u64>)) {
         let mut codes = self.codes.iter();

@@ -118,6 +118,11 @@ impl Peaks {
         }
     }
 
+    /// Reads it.
+    pub(super) fn warm(&self) -> Result<()> {
+        self.section.verify()
+    }
+
     /// Whether these sets (`None`: that there are none) are what follows from the codes.
     pub(super) fn is_of(peaks: Option<&Self>, codes: Codes<'_>) -> Result<bool> {
         let made = Made::of(codes);

@@ -166,6 +166,11 @@ impl Tops {
         self.order.all(&self.section)
     }
 
+    /// Reads it.
+    pub(super) fn warm(&self) -> Result<()> {
+        self.section.verify()
+    }
+
     /// Whether codes follow ids.
     pub(super) fn follow(codes: Codes<'_>) -> bool {
         Made::of(codes).is_some()

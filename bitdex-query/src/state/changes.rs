@@ -13,7 +13,7 @@ use super::{
     encode::{self, Broken, Input},
     layout::{Layout, Place},
 };
-use crate::{log::Result, segment::value::ValueRef};
+use crate::{log::Result, mapping::slices::give_way, segment::value::ValueRef};
 
 /// Where bytes stand among others.
 pub(super) type Span = std::ops::Range<usize>;
@@ -169,6 +169,7 @@ impl Changes {
         let mut folding = Folding { held: self.bytes, ..Folding::default() };
         let mut steps = self.steps.as_slice();
         while let Some((place, key, _)) = steps.first() {
+            give_way();
             let length = steps.iter().take_while(|(of, other, _)| (of, other) == (place, key)).count();
             let (group, rest) = steps.split_at(length);
             steps = rest;

@@ -354,8 +354,14 @@ impl Files {
                 let _ = column.warm(follows.map(|visible| self.all_overrides(visible)));
             }
         }
-        let new = self.segments.iter().filter(|segment| !same(Some(segment), before.segment(segment.number())));
-        let of_segments = new.flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
+        let new = || self.segments.iter().filter(|segment| !same(Some(segment), before.segment(segment.number())));
+        for column in new().flat_map(|segment| (0..fields).filter_map(|field| segment.column(field))) {
+            if !go_on() {
+                return;
+            }
+            let _ = column.warm();
+        }
+        let of_segments = new().flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
         let changed = |role| (0..fields).filter_map(move |field| self.checkpoint()?.sets(role, field));
         for postings in of_segments.chain([Role::Added, Role::Removed].into_iter().flat_map(changed)) {
             if !go_on() {

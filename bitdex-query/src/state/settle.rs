@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     log::Result,
+    mapping::slices::give_way,
     segment::{
         BLOCK_BITS, Index,
         sets::{Block, BlockBuffer},
@@ -655,6 +656,7 @@ impl<'w, 's, 'r> Worker<'w, 's, 'r> {
 
     /// `rows`: those that changed, of places of this document; `fields`: those that may have changed.
     fn document(&mut self, id: u32, rows: &[&'r RowChange<'s>], fields: &Numbers) -> Result<()> {
+        give_way();
         let (state, layout) = (self.settling.state, self.settling.layout());
         let key = i64::from(id);
         let (was, is) = match rows.first() {

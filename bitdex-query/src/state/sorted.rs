@@ -3,6 +3,8 @@
 
 use std::{fmt, ops::Bound, sync::Arc};
 
+use crate::mapping::slices::give_way;
+
 /// Chunks of a node.
 const NODE: usize = 64;
 
@@ -227,6 +229,7 @@ fn change_chunks<C: Chunk>(
         };
         let (before, mine) = changes.split_at(from);
         changes = before;
+        give_way();
         let old = held.get(at).map(|held| Arc::clone(&held.chunk));
         let range = at..at + usize::from(old.is_some());
         replace(held, range, old.as_deref(), mine, (length, bytes));

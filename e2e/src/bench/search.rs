@@ -66,7 +66,7 @@ pub(super) fn in_process(state: &State, pages: &[SearchRequest], now_us: i64) ->
 /// may block.
 pub(super) fn apart<T>(run: impl AsyncFnOnce() -> Result<T>) -> Result<T> {
     // Where it is refused, the client itself may wait for a core, which counts as latency.
-    let _ = set_slice(Some(ANSWERING));
+    let _ = set_slice(ANSWERING);
     tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(run())
 }
 

@@ -89,25 +89,44 @@ fn distinct_tells_its_runs() {
     assert!(told.runs.len() > 1, "{}", told.text);
 }
 
-#[test]
-fn the_greatest_codes_are_looked_at_alone_where_an_order_has_nothing_to_do_with_ids() {
-    let mut rng = ChaCha8Rng::seed_from_u64(seed());
-    let rows: Vec<_> = (0..4_000).map(|n| (n, Some(rng.random_range(0..1_000)))).collect();
-    let mut state = state_of(&rows);
+/// With all that it says in segments.
+fn in_files(mut state: State) -> (State, Store) {
     state.apply(3, &freeze()).unwrap();
     let mut store = Store::new(state.schema());
     state.adopt(store.flush(&state, &[])).unwrap();
     while let Some(files) = store.compact(state.files(), 0.0) {
         state.adopt(files).unwrap();
     }
+    (state, store)
+}
+
+fn considers_skim(state: &State, request: SearchRequest) -> bool {
+    let (run, _) = run_of(state, request);
+    run.considered.iter().any(|considered| considered.plan == "skim")
+}
+
+#[test]
+fn an_order_that_follows_ids_goes_on_doing_so_where_new_ids_are_in_no_file_yet() {
+    let rows: Vec<_> = (0..4_000).map(|n| (n * 40, Some(n))).collect();
+    let (mut state, _store) = in_files(state_of(&rows));
+    let request = || SearchRequest { sort: by("level", true), limit: 5, ..SearchRequest::new("things") };
+    assert!(!considers_skim(&state, request()));
+    let mut values = vec![None; 7];
+    values[0] = Some(Value::Int(5_000));
+    let new = Op::Upsert { source: 0, key: 4_000 * 60, row: Some(row(values)) };
+    state.apply(4, &batch(state.schema(), "a", "b", &[new])).unwrap();
+    assert!(!considers_skim(&state, request()));
+}
+
+#[test]
+fn the_greatest_codes_are_looked_at_alone_where_an_order_has_nothing_to_do_with_ids() {
+    let mut rng = ChaCha8Rng::seed_from_u64(seed());
+    let rows: Vec<_> = (0..4_000).map(|n| (n, Some(rng.random_range(0..1_000)))).collect();
+    let (state, _store) = in_files(state_of(&rows));
     let request = |sort, limit| SearchRequest { sort, limit, ..SearchRequest::new("things") };
-    let considers = |request| {
-        let (run, _) = run_of(&state, request);
-        run.considered.iter().any(|considered| considered.plan == "skim")
-    };
-    assert!(considers(request(by("level", true), 5)));
-    assert!(!considers(request(by("level", true), 2_000)), "nearly all would be looked at");
-    assert!(!considers(request(by("level", false), 5)), "they are the greatest");
+    assert!(considers_skim(&state, request(by("level", true), 5)));
+    assert!(!considers_skim(&state, request(by("level", true), 2_000)), "nearly all would be looked at");
+    assert!(!considers_skim(&state, request(by("level", false), 5)), "they are the greatest");
     let [skimmed, gathered] = [Plan::Skim, Plan::Gather]
         .map(|plan| search_by(&state, &request(by("level", true), 5), NOW, plan).unwrap().ids);
     assert_eq!(skimmed, gathered);

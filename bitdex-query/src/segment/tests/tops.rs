@@ -1,6 +1,6 @@
 use rand::RngExt as _;
 
-use super::{BTreeMap, File, dense_column};
+use super::{BTreeMap, Column, ColumnWriter, File, SectionId, SectionKind, dense_column};
 use crate::{
     segment::lanes::LANE,
     testing::{scaled, seeded},
@@ -60,4 +60,31 @@ fn there_are_none_where_codes_do_not_follow_ids() {
     let codes = (0..100_000).map(|n| (SEGMENT << 20 | n, rng.random_range(0..1_000))).collect();
     assert!(dense_column(&File::new(), SEGMENT, &codes).tops().is_none());
     assert!(dense_column(&File::new(), SEGMENT, &BTreeMap::new()).tops().is_none());
+}
+
+#[test]
+fn bounds_that_are_not_those_of_the_codes_are_told() {
+    let codes = |other: u64| (0..70_000_u32).map(move |n| (n, u64::from(n) * 9 + if n == 41_000 { other } else { 0 }));
+    let (file, copy) = (File::new(), File::new());
+    let pack = file.write(|pack| {
+        for (field, codes) in [(2, codes(0)), (4, codes(1 << 20))] {
+            let mut writer = ColumnWriter::dense(field, 0);
+            codes.for_each(|(id, code)| writer.push(id, Some(code)));
+            writer.finish(pack).unwrap();
+        }
+    });
+    let agrees = |tops_of: Option<u16>| {
+        let pack = copy.write(|copy| {
+            let column = (SectionKind::Column, 2);
+            for (kind, place) in [column].into_iter().chain(tops_of.map(|field| (SectionKind::Tops, field))) {
+                let section = pack.require(SectionId { kind, place }).unwrap();
+                copy.section(SectionId { kind, place: 2 }).unwrap();
+                copy.write(section.bytes(0, section.len()).unwrap()).unwrap();
+            }
+        });
+        Column::open(&pack, 2).unwrap().unwrap().agrees().unwrap()
+    };
+    assert!(agrees(Some(2)));
+    assert!(!agrees(Some(4)));
+    assert!(!agrees(None));
 }

@@ -3,9 +3,12 @@
 
 use std::sync::Arc;
 
-use crate::segment::{
-    BLOCK_BITS,
-    lanes::{LANES, Lane, LaneCodes, lane_of},
+use crate::{
+    mapping::slices::give_way,
+    segment::{
+        BLOCK_BITS,
+        lanes::{LANES, Lane, LaneCodes, lane_of},
+    },
 };
 
 #[derive(Debug)]
@@ -111,6 +114,7 @@ impl CodeBlock {
 
     fn change(&mut self, mut entries: &[(u16, Option<u64>)], length: &mut usize, bytes: &mut usize) {
         while let Some((first, _)) = entries.first() {
+            give_way();
             let n = lane_of(*first);
             let (mine, rest) = entries.split_at(entries.partition_point(|(id, _)| lane_of(*id) == n));
             entries = rest;

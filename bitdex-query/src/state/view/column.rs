@@ -145,6 +145,11 @@ impl<'s> ColumnView<'s> {
         Ok(())
     }
 
+    /// Whether the base has codes of a block.
+    pub(crate) fn is_in_base(&self, block: u16) -> Result<bool> {
+        self.base_of(block).map_or(Ok(false), |column| Ok(column.bounds(block)?.count > 0))
+    }
+
     /// What the base knows of a block whose codes follow the ids. Layers above may say something else of some ids.
     pub(crate) fn tops(&self, block: u16) -> Result<Option<BlockTops<'s>>> {
         self.base_of(block).map_or(Ok(None), |column| column.block_tops(block))
@@ -360,6 +365,13 @@ impl OverrideLane<'_, '_> {
     /// The ids that it speaks of, and those of them that have a code.
     pub(crate) fn words(&self) -> (&LaneWords, LaneWords) {
         self.codes.words()
+    }
+
+    /// Adds the ids that have, for what it says, a code of `least` or greater. A newer layer may say something else.
+    pub(crate) fn add_from(&self, least: u64, ids: &mut [u64]) {
+        if self.bounds().is_some_and(|(_, most)| most >= least) {
+            self.codes.add_from(least, ids);
+        }
     }
 
     /// What it says of the ids in `of`, ascending by id, without those of which a newer layer says something else.

@@ -15,6 +15,7 @@ use crate::{
         Error, Result,
         disk::{Disk, DiskFile, rename_synced, temporary_name, write_all},
     },
+    mapping::slices::give_way,
     store::format::Stamp,
 };
 
@@ -157,6 +158,7 @@ impl PackWriter {
     }
 
     fn flush(&mut self) -> Result<()> {
+        give_way();
         self.add_checksums();
         self.put()?;
         if self.written - self.synced >= SYNC_STEP {
