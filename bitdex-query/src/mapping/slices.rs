@@ -29,6 +29,23 @@ pub fn step_back(by: i32) {
     STEPPED_BACK.set(Some((Instant::now(), 0)));
 }
 
+/// Whether a thread has stepped back: the system lets the threads that it starts do so too, [`give_way`] does not.
+#[derive(Debug, Clone, Copy)]
+pub struct Manner {
+    stepped_back: bool,
+}
+
+impl Manner {
+    pub fn of_this_thread() -> Self {
+        Self { stepped_back: STEPPED_BACK.get().is_some() }
+    }
+
+    /// For a thread that this one's has started.
+    pub fn take_over(self) {
+        STEPPED_BACK.set(self.stepped_back.then(|| (Instant::now(), 0)));
+    }
+}
+
 /// A thread that has stepped back says, every few microseconds, that others may have the core now. Without that, one
 /// that waits in vain for the end of a slice may wait until the system's next tick, up to 10 ms.
 #[inline]
@@ -85,6 +102,13 @@ mod tests {
             }
             let (since, _) = STEPPED_BACK.get().unwrap();
             assert!(since > began, "it has given way since");
+            let manner = Manner::of_this_thread();
+            let started = thread::spawn(move || {
+                let before = STEPPED_BACK.get();
+                manner.take_over();
+                (before, STEPPED_BACK.get().is_some(), rustix::process::nice(0).unwrap())
+            });
+            assert_eq!(started.join().unwrap(), (None, true, rustix::process::nice(0).unwrap()));
             rustix::process::nice(0).unwrap()
         };
         let before = rustix::process::nice(0).unwrap();

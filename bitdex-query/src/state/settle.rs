@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     log::Result,
-    mapping::slices::give_way,
+    mapping::slices::{Manner, give_way},
     segment::{
         BLOCK_BITS, Index,
         sets::{Block, BlockBuffer},
@@ -111,6 +111,7 @@ fn gather<T: PartialEq>(
     let mut taken: Vec<u16> = Vec::new();
     let mut changes = changes.peekable();
     while let Some((term, first, present)) = changes.next() {
+        give_way();
         let block = block_of(first);
         let mut next = Some((first, present));
         let put = std::iter::from_fn(|| {
@@ -167,8 +168,12 @@ impl Effects {
         };
         let write_columns = || write_columns(layout, columns, &wide, held_columns);
         if rows.len() as u64 >= PARALLEL {
+            let manner = Manner::of_this_thread();
             std::thread::scope(|scope| {
-                scope.spawn(write_columns);
+                scope.spawn(|| {
+                    manner.take_over();
+                    write_columns();
+                });
                 write_rows();
             });
         } else {
@@ -392,6 +397,7 @@ impl State {
             }
             let operand = self.operand(way.field, Term::Value(value))?;
             for number in operand.blocks() {
+                give_way();
                 let first = u32::from(number) << BLOCK_BITS;
                 match operand.block(number, &mut buffer)? {
                     Block::Empty => {}
@@ -563,8 +569,13 @@ impl<'s, 'r> Settling<'s, 'r> {
                 self.documents(*first..=last, others, &mut worker)?;
             }
         };
+        let manner = Manner::of_this_thread();
+        let polite = || {
+            manner.take_over();
+            work()
+        };
         std::thread::scope(|scope| {
-            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(work)).collect();
+            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(polite)).collect();
             // In any order: all is sorted before it is written.
             let mut effects = work()?;
             for worker in workers {
