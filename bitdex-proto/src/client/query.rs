@@ -208,7 +208,7 @@ impl Connection {
     fn failed(&self, age: u64) {
         let mut link = self.link.lock();
         if link.age == age {
-            let rest = REST_MOST.min(REST_LEAST * 2_u32.saturating_pow(link.failures).min(1 << 10));
+            let rest = REST_LEAST.saturating_mul(2_u32.saturating_pow(link.failures)).min(REST_MOST);
             *link = Link {
                 channel: lazy(&self.endpoint),
                 age: age + 1,

@@ -86,10 +86,6 @@ struct SparseMeta {
     values: u64,
 }
 
-fn section_id(kind: SectionKind, field: FieldId) -> SectionId {
-    SectionId { kind, place: field as u16 }
-}
-
 /// A column of a segment.
 #[derive(Debug)]
 pub struct Column {
@@ -117,7 +113,7 @@ pub struct BlockBounds {
 
 impl Column {
     pub fn open(pack: &Arc<Pack>, field: FieldId) -> Result<Option<Self>> {
-        let Some(section) = pack.section(section_id(SectionKind::Column, field)) else { return Ok(None) };
+        let Some(section) = pack.section(SectionId::of(SectionKind::Column, field)) else { return Ok(None) };
         let [meta, heads, codes, order, fences] = parts::open(&section)?;
         let Meta { segment, blocks, values } = meta.get(&section, 0)?;
         let heads_at = heads.position::<u8>(0);
@@ -261,15 +257,15 @@ impl Column {
 
     /// Whether bounds and sets of the greatest codes are what follows from the codes.
     pub fn agrees(&self) -> Result<bool> {
+        if self.section.format() < format::BOUNDS {
+            return Ok(self.tops.is_none() && self.peaks.is_none());
+        }
         let codes = Codes {
             segment: self.segment,
             heads: &self.heads,
             codes: self.codes.all(&self.section)?,
             order: self.order.all(&self.section)?,
         };
-        if self.section.format() < format::BOUNDS {
-            return Ok(self.tops.is_none() && self.peaks.is_none());
-        }
         match &self.tops {
             Some(tops) => Ok(self.peaks.is_none() && tops.is_of(codes)?),
             None if Tops::follow(codes) => Ok(false),

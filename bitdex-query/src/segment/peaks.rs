@@ -60,10 +60,6 @@ pub struct Peaks {
     sets: Part,
 }
 
-fn section_id(field: FieldId) -> SectionId {
-    SectionId { kind: SectionKind::Peaks, place: field as u16 }
-}
-
 /// Writes the section, where there is anything to say.
 pub(super) fn write(pack: &mut PackWriter, field: FieldId, codes: Codes<'_>) -> Result<()> {
     let made = Made::of(codes);
@@ -72,7 +68,7 @@ pub(super) fn write(pack: &mut PackWriter, field: FieldId, codes: Codes<'_>) -> 
     }
     parts::write(
         pack,
-        section_id(field),
+        SectionId::of(SectionKind::Peaks, field),
         [bytemuck::cast_slice(&made.floors), bytemuck::cast_slice(&made.places), bytemuck::cast_slice(&made.sets)],
     )
 }
@@ -80,7 +76,7 @@ pub(super) fn write(pack: &mut PackWriter, field: FieldId, codes: Codes<'_>) -> 
 impl Peaks {
     /// `blocks`: of the column.
     pub(super) fn open(pack: &Arc<Pack>, field: FieldId, blocks: usize) -> Result<Option<Self>> {
-        let Some(section) = pack.section(section_id(field)) else { return Ok(None) };
+        let Some(section) = pack.section(SectionId::of(SectionKind::Peaks, field)) else { return Ok(None) };
         let [floors, places, sets] = parts::open(&section)?;
         let floors = floors.all::<u64>(&section)?.to_vec();
         if places.len() != floors.len() * blocks * size_of::<Place>() || !floors.is_sorted_by(|a, b| a > b) {

@@ -70,7 +70,7 @@ fn section_id(role: Role, field: FieldId) -> SectionId {
         Role::Added => SectionKind::Added,
         Role::Removed => SectionKind::Removed,
     };
-    SectionId { kind, place: field as u16 }
+    SectionId::of(kind, field)
 }
 
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]

@@ -110,16 +110,12 @@ impl<'a> BlockTops<'a> {
     }
 }
 
-fn section_id(field: FieldId) -> SectionId {
-    SectionId { kind: SectionKind::Tops, place: field as u16 }
-}
-
 /// Writes the section; false where codes do not follow ids.
 pub(super) fn write(pack: &mut PackWriter, field: FieldId, codes: Codes<'_>) -> Result<bool> {
     let Some(made) = Made::of(codes) else { return Ok(false) };
     parts::write(
         pack,
-        section_id(field),
+        SectionId::of(SectionKind::Tops, field),
         [
             bytemuck::cast_slice(&made.heads),
             bytemuck::cast_slice(&made.lanes),
@@ -133,7 +129,7 @@ pub(super) fn write(pack: &mut PackWriter, field: FieldId, codes: Codes<'_>) -> 
 impl Tops {
     /// `blocks`: of the column.
     pub(super) fn open(pack: &Arc<Pack>, field: FieldId, blocks: usize) -> Result<Option<Self>> {
-        let Some(section) = pack.section(section_id(field)) else { return Ok(None) };
+        let Some(section) = pack.section(SectionId::of(SectionKind::Tops, field)) else { return Ok(None) };
         let [heads, lanes, outliers, order] = parts::open(&section)?;
         let heads = heads.all::<Head>(&section)?.to_vec();
         let listed = heads

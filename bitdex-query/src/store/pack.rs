@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use bitdex_proto::schema::FieldId;
 use bytemuck::AnyBitPattern;
 
 pub use layout::BLOCK;
@@ -65,6 +66,13 @@ impl PackKind {
 pub struct SectionId {
     pub kind: SectionKind,
     pub place: u16,
+}
+
+impl SectionId {
+    /// Of a field.
+    pub fn of(kind: SectionKind, field: FieldId) -> Self {
+        Self { kind, place: field as u16 }
+    }
 }
 
 /// Kinds of sections; numbers are never used again for something else.

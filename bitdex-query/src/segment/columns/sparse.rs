@@ -7,7 +7,7 @@ use std::{
 
 use bitdex_proto::schema::FieldId;
 
-use super::{SparseMeta, section_id};
+use super::SparseMeta;
 use crate::{
     log::Result,
     segment::{
@@ -17,7 +17,7 @@ use crate::{
         overridden::Overridden,
         parts::{self, Part},
     },
-    store::pack::{Pack, Section, SectionKind},
+    store::pack::{Pack, Section, SectionId, SectionKind},
 };
 
 /// A column of a checkpoint.
@@ -36,7 +36,7 @@ pub struct SparseColumn {
 
 impl SparseColumn {
     pub fn open(pack: &Arc<Pack>, field: FieldId) -> Result<Option<Self>> {
-        let Some(section) = pack.section(section_id(SectionKind::SparseColumn, field)) else { return Ok(None) };
+        let Some(section) = pack.section(SectionId::of(SectionKind::SparseColumn, field)) else { return Ok(None) };
         let [meta, bases, groups, deltas, codes, codeless, order] = parts::open(&section)?;
         let meta = meta.get::<SparseMeta>(&section, 0)?;
         let keys = Keys::open(&section, [bases, groups, deltas], meta.ids)?;

@@ -3,13 +3,13 @@
 use bitdex_proto::schema::FieldId;
 use bytemuck::Zeroable as _;
 
-use super::{Codes, FENCE, Head, IN_SEGMENT, Meta, SparseMeta, section_id, unpack};
+use super::{Codes, FENCE, Head, IN_SEGMENT, Meta, SparseMeta, unpack};
 use crate::{
     log::Result,
     segment::{SEGMENT_BITS, keys::KeysWriter, parts, peaks, tops},
     store::{
         format,
-        pack::{PackWriter, SectionKind},
+        pack::{PackWriter, SectionId, SectionKind},
     },
 };
 
@@ -162,7 +162,7 @@ impl Dense {
         let codes = Codes { segment: self.segment, heads: &self.heads, codes: &self.codes, order: &order };
         parts::write(
             pack,
-            section_id(SectionKind::Column, field),
+            SectionId::of(SectionKind::Column, field),
             [
                 bytemuck::bytes_of(&meta),
                 bytemuck::cast_slice(&self.heads),
@@ -297,7 +297,7 @@ impl Sparse {
         let (bases, groups, deltas) = self.keys.finish()?;
         parts::write(
             pack,
-            section_id(SectionKind::SparseColumn, field),
+            SectionId::of(SectionKind::SparseColumn, field),
             [
                 bytemuck::bytes_of(&meta),
                 bytemuck::cast_slice(&bases),
