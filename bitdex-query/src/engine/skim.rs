@@ -12,7 +12,6 @@ use super::{
 use crate::{
     log::Result,
     segment::{
-        lanes::LANES,
         peaks,
         sets::{ARRAY_MAX, Block},
     },
@@ -120,10 +119,8 @@ pub(super) fn narrow<'s>(
     let Some(peaks) = peaks else { return Ok(()) };
     candidates.clear();
     candidates.or(peaks);
-    for n in 0..LANES {
-        for lane in codes.lanes(n) {
-            lane.add_from(least, candidates.lane_mut(n));
-        }
+    for (n, lane) in codes.lanes_reaching(least) {
+        lane.add_from(least, candidates.lane_mut(n));
     }
     set.and(candidates.as_block());
     Ok(())

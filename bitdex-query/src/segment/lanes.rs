@@ -1,5 +1,6 @@
 //! What a layer says of the codes of some ids of a block, lane by lane: whether it speaks of an id, and where its code
-//! stands, is found in one step, however many there are; bounds tell of a whole lane whether its codes matter.
+//! stands, is found in one step, however many there are; bounds tell of a whole lane whether its codes matter. Those of
+//! all lanes of a block stand side by side: most searches need no more of most lanes.
 
 use super::BLOCK_BITS;
 
@@ -20,9 +21,48 @@ pub struct Lane {
     codeless: LaneWords,
     /// How many are spoken of before each word.
     before: [u16; WORDS],
-    /// Of the codes; `min` is the greater one where there are none.
-    min: u64,
-    max: u64,
+}
+
+/// Bounds of the codes of each lane of a block.
+#[derive(Debug, Clone)]
+pub struct LaneBounds {
+    /// The greater one where a lane has no codes.
+    min: [u64; LANES],
+    max: [u64; LANES],
+    /// Of the whole block.
+    all: (u64, u64),
+}
+
+impl LaneBounds {
+    pub const NOTHING: Self = Self { min: [u64::MAX; LANES], max: [0; LANES], all: (u64::MAX, 0) };
+
+    /// The least code of the n-th lane and the greatest; `None`: it has none.
+    #[inline]
+    pub fn of(&self, n: usize) -> Option<(u64, u64)> {
+        let (min, max) = (*self.min.get(n)?, *self.max.get(n)?);
+        (min <= max).then_some((min, max))
+    }
+
+    /// Those of the whole block.
+    #[inline]
+    pub fn all(&self) -> Option<(u64, u64)> {
+        (self.all.0 <= self.all.1).then_some(self.all)
+    }
+
+    /// The lanes that have a code of `least` or greater.
+    pub fn reaching(&self, least: u64) -> impl Iterator<Item = usize> {
+        let lanes = self.min.iter().zip(&self.max).enumerate();
+        lanes.filter(move |(_, (min, max))| **max >= least && min <= max).map(|(n, _)| n)
+    }
+
+    pub fn set(&mut self, n: usize, bounds: Option<(u64, u64)>) {
+        if let (Some(min), Some(max)) = (self.min.get_mut(n), self.max.get_mut(n)) {
+            (*min, *max) = bounds.unwrap_or((u64::MAX, 0));
+        }
+        let least = self.min.iter().fold(u64::MAX, |least, min| least.min(*min));
+        let most = self.max.iter().fold(0, |most, max| most.max(*max));
+        self.all = (least, most);
+    }
 }
 
 /// The lane of an id, which is within its block.
@@ -38,9 +78,9 @@ fn place(id: u16) -> (usize, u64) {
 
 impl Lane {
     pub const NOTHING: Self =
-        Self { said: [0; WORDS], codeless: [0; WORDS], before: [0; WORDS], min: u64::MAX, max: 0 };
+        Self { said: [0; WORDS], codeless: [0; WORDS], before: [0; WORDS] };
 
-    /// Speaks of these ids, too, or says something else of them; bounds and counts are wrong until [`Lane::count`].
+    /// Speaks of this id, too, or says something else of it; counts are wrong until [`Lane::count`].
     fn say(&mut self, id: u16, has_code: bool) {
         let (n, bit) = place(id);
         self.said[n] |= bit;
@@ -50,37 +90,23 @@ impl Lane {
         }
     }
 
-    /// Makes counts and bounds right. `codes`: all of them.
-    fn count(&mut self, codes: &[u64]) {
+    /// Makes counts right.
+    fn count(&mut self) {
         let mut sum = 0_u16;
         for (before, said) in self.before.iter_mut().zip(&self.said) {
             *before = sum;
             sum += said.count_ones() as u16;
         }
-        let (mut min, mut max) = (u64::MAX, 0);
-        if self.codeless == [0; WORDS] {
-            for code in codes {
-                (min, max) = (min.min(*code), max.max(*code));
-            }
-        } else {
-            LaneCodes { lane: self, codes }.each(|_, code| {
-                if let Some(code) = code {
-                    (min, max) = (min.min(code), max.max(code));
-                }
-            });
-        }
-        (self.min, self.max) = (min, max);
     }
 
     /// Of entries of one lane, ascending by id; the codes go behind those in `codes`.
     pub fn of(entries: &[(u16, Option<u64>)], codes: &mut Vec<u64>) -> Self {
         let mut lane = Self::NOTHING;
-        let first = codes.len();
         for (id, code) in entries {
             lane.say(*id, code.is_some());
             codes.push(code.unwrap_or_default());
         }
-        lane.count(codes.get(first..).unwrap_or_default());
+        lane.count();
         lane
     }
 
@@ -97,7 +123,7 @@ impl Lane {
             lane.say(*id, code.is_some());
         }
         all.extend_from_slice(codes.get(taken..).unwrap_or_default());
-        lane.count(&all);
+        lane.count();
         (lane, all)
     }
 
@@ -126,12 +152,6 @@ impl Lane {
     pub fn ids(&self) -> usize {
         usize::from(self.before[WORDS - 1]) + self.said[WORDS - 1].count_ones() as usize
     }
-
-    /// The least code and the greatest.
-    #[inline]
-    pub fn bounds(&self) -> Option<(u64, u64)> {
-        (self.min <= self.max).then_some((self.min, self.max))
-    }
 }
 
 /// A lane with its codes.
@@ -142,6 +162,22 @@ pub struct LaneCodes<'a> {
 }
 
 impl<'a> LaneCodes<'a> {
+    /// The least code and the greatest, found by a look at all.
+    pub fn bounds(self) -> Option<(u64, u64)> {
+        let all = self.codes.get(..self.lane.ids()).unwrap_or_default();
+        if self.lane.codeless == [0; WORDS] {
+            return Some((*all.iter().min()?, *all.iter().max()?));
+        }
+        let mut bounds: Option<(u64, u64)> = None;
+        self.each(|_, code| {
+            if let Some(code) = code {
+                let (min, max) = bounds.unwrap_or((code, code));
+                bounds = Some((min.min(code), max.max(code)));
+            }
+        });
+        bounds
+    }
+
     /// What is said of an id of the block; `None`: nothing.
     #[inline]
     pub fn get(self, id: u16) -> Option<Option<u64>> {

@@ -1,9 +1,9 @@
 //! What a checkpoint's column says of the ids of a block: found in one step, however many there are.
 //!
-//! It is made at the first look into a block, and kept as long as the file is open: up to 20 KiB a block. The codes stay
+//! It is made at the first look into a block, and kept as long as the file is open: up to 21 KiB a block. The codes stay
 //! where they are.
 
-use super::lanes::{LANES, Lane, LaneCodes, lane_of};
+use super::lanes::{LANES, Lane, LaneBounds, LaneCodes, lane_of};
 
 #[derive(Debug)]
 pub struct Overridden {
@@ -14,13 +14,13 @@ pub struct Overridden {
     lanes: Vec<(Lane, usize)>,
     /// By number of the lane, where it stands in `lanes`, plus one; 0: nowhere.
     places: [u8; LANES],
-    bounds: Option<(u64, u64)>,
+    bounds: LaneBounds,
 }
 
 impl Overridden {
     /// `ids`: within the block, ascending, with their codes; the first of them stands at `first`.
     pub(super) fn new(first: usize, ids: &[(u16, Option<u64>)]) -> Self {
-        let mut made = Self { first, count: ids.len(), lanes: Vec::new(), places: [0; LANES], bounds: None };
+        let mut made = Self { first, count: ids.len(), lanes: Vec::new(), places: [0; LANES], bounds: LaneBounds::NOTHING };
         let mut codes = Vec::new();
         let mut rest = ids;
         while let Some((id, _)) = rest.first() {
@@ -30,10 +30,7 @@ impl Overridden {
             rest = others;
             codes.clear();
             let lane = Lane::of(mine, &mut codes);
-            if let Some((least, most)) = lane.bounds() {
-                let (min, max) = made.bounds.unwrap_or((least, most));
-                made.bounds = Some((min.min(least), max.max(most)));
-            }
+            made.bounds.set(n, LaneCodes { lane: &lane, codes: &codes }.bounds());
             made.lanes.push((lane, at));
             if let Some(place) = made.places.get_mut(n) {
                 *place = made.lanes.len() as u8;
@@ -66,8 +63,8 @@ impl Overridden {
         Some(LaneCodes { lane, codes: codes.get(*at..).unwrap_or_default() })
     }
 
-    /// The least code and the greatest; `None`: it has none.
-    pub fn bounds(&self) -> Option<(u64, u64)> {
-        self.bounds
+    /// Of the codes of each lane.
+    pub fn bounds(&self) -> &LaneBounds {
+        &self.bounds
     }
 }

@@ -7,7 +7,7 @@ use crate::{
     mapping::slices::give_way,
     segment::{
         BLOCK_BITS,
-        lanes::{LANES, Lane, LaneCodes, lane_of},
+        lanes::{LANES, Lane, LaneBounds, LaneCodes, lane_of},
     },
 };
 
@@ -21,8 +21,7 @@ struct HeapLane {
 #[derive(Debug, Clone)]
 pub(crate) struct CodeBlock {
     lanes: [Option<Arc<HeapLane>>; LANES],
-    /// The least code and the greatest.
-    bounds: Option<(u64, u64)>,
+    bounds: LaneBounds,
 }
 
 #[derive(Debug, Clone, Default)]
@@ -77,7 +76,7 @@ impl Codes {
             let Some(place) = blocks.get_mut(number) else { continue };
             let block = Arc::make_mut(place.get_or_insert_with(|| {
                 self.bytes += size_of::<CodeBlock>();
-                Arc::new(CodeBlock { lanes: [const { None }; LANES], bounds: None })
+                Arc::new(CodeBlock { lanes: [const { None }; LANES], bounds: LaneBounds::NOTHING })
             }));
             entries.clear();
             entries.extend(mine.iter().map(|(id, code)| (*id as u16, *code)));
@@ -107,9 +106,10 @@ impl CodeBlock {
         self.lanes.get(n)?.as_deref().map(HeapLane::codes)
     }
 
-    /// The least code and the greatest; `None`: it has none.
-    pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
-        self.bounds
+    /// Of the codes of each lane.
+    #[inline]
+    pub(crate) fn bounds(&self) -> &LaneBounds {
+        &self.bounds
     }
 
     fn change(&mut self, mut entries: &[(u16, Option<u64>)], length: &mut usize, bytes: &mut usize) {
@@ -133,10 +133,9 @@ impl CodeBlock {
             };
             *length += new.lane.ids();
             *bytes += new.bytes();
+            self.bounds.set(n, new.codes().bounds());
             *place = Some(Arc::new(new));
         }
-        let bounds = self.lanes.iter().flatten().filter_map(|lane| lane.lane.bounds());
-        self.bounds = bounds.reduce(|(min, max), (low, high)| (min.min(low), max.max(high)));
     }
 }
 
@@ -155,14 +154,14 @@ impl HeapLane {
 mod tests {
     use std::collections::BTreeMap;
 
-    use rand::RngExt as _;
+    use rand::{Rng, RngExt as _};
 
     use super::*;
     use crate::testing::seeded;
 
     type Model = BTreeMap<u32, Option<u64>>;
 
-    fn check(codes: &Codes, model: &Model, ask: impl Iterator<Item = u32>) {
+    fn check(codes: &Codes, model: &Model, ask: impl Iterator<Item = u32>, rng: &mut impl Rng) {
         assert_eq!(codes.all().collect::<Model>(), *model);
         assert_eq!(codes.len(), model.len());
         for id in ask {
@@ -174,13 +173,15 @@ mod tests {
             let first = u32::from(number) << BLOCK_BITS;
             let within = |first: u32, ids: u32| model.range(first..first + ids).filter_map(|(_, code)| *code);
             let bounds = |first, ids| Some((within(first, ids).min()?, within(first, ids).max()?));
-            assert_eq!(block.bounds(), bounds(first, 1 << BLOCK_BITS));
+            assert_eq!(block.bounds().all(), bounds(first, 1 << BLOCK_BITS));
             for n in 0..LANES {
                 let of_lane = first + (n as u32) * 1024;
-                match block.lane(n) {
-                    Some(lane) => assert_eq!(lane.lane.bounds(), bounds(of_lane, 1024)),
-                    None => assert_eq!(model.range(of_lane..of_lane + 1024).count(), 0),
-                }
+                assert_eq!(block.bounds().of(n), bounds(of_lane, 1024));
+                assert_eq!(block.lane(n).is_some(), model.range(of_lane..of_lane + 1024).next().is_some());
+            }
+            for least in [0, rng.random_range(0..1_100), u64::MAX] {
+                let reaching = (0..LANES).filter(|n| block.bounds().of(*n).is_some_and(|(_, most)| most >= least));
+                assert!(block.bounds().reaching(least).eq(reaching), "{least}");
             }
         }
     }
@@ -208,7 +209,7 @@ mod tests {
             for (codes, model) in clones {
                 let ask: Vec<u32> =
                     model.keys().copied().chain((0..500).map(|_| rng.random_range(0..600_000))).collect();
-                check(&codes, &model, ask.into_iter());
+                check(&codes, &model, ask.into_iter(), &mut rng);
             }
         }
     }

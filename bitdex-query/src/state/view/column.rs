@@ -15,7 +15,7 @@ use crate::{
     segment::{
         BLOCK_BITS, Index, SEGMENT_BITS,
         columns::{BlockBounds, BlockReader, Column, SparseColumn},
-        lanes::{LANE, LANES, LaneCodes, LaneWords, lane_of},
+        lanes::{LANE, LANES, LaneBounds, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
         sets::Block,
         tops::{BlockTops, Outlier},
@@ -102,7 +102,7 @@ impl<'s> ColumnView<'s> {
     }
 
     fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
-        for (min, max) in self.above(block)?.iter().filter_map(|layer| layer.bounds()) {
+        for (min, max) in self.above(block)?.iter().filter_map(|layer| layer.bounds().all()) {
             if bounds.count == 0 {
                 (bounds.min, bounds.max) = (min, max);
             }
@@ -287,7 +287,7 @@ impl<'s> Said<'s> {
         }
     }
 
-    fn bounds(self) -> Option<(u64, u64)> {
+    fn bounds(self) -> &'s LaneBounds {
         match self {
             Self::Layer(block) => block.bounds(),
             Self::Checkpoint(block, _) => block.bounds(),
@@ -343,7 +343,15 @@ impl<'s> CodeReader<'s> {
         let layers = self.above.iter().enumerate().rev();
         layers.filter_map(move |(at, layer)| {
             let newer = self.above.get(..at).unwrap_or_default();
-            Some(OverrideLane { codes: layer.lane(n)?, first: (n * LANE) as u16, newer })
+            Some(OverrideLane { codes: layer.lane(n)?, bounds: layer.bounds().of(n), first: (n * LANE) as u16, newer })
+        })
+    }
+
+    /// What layers above the base say of those lanes of which they know a code of `least` or greater, with the number of
+    /// each lane. Of an id, a newer layer may say something else.
+    pub(crate) fn lanes_reaching(&self, least: u64) -> impl Iterator<Item = (usize, LaneCodes<'s>)> {
+        self.above.iter().flat_map(move |layer| {
+            layer.bounds().reaching(least).filter_map(|n| Some((n, layer.lane(n)?)))
         })
     }
 }
@@ -352,6 +360,7 @@ impl<'s> CodeReader<'s> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OverrideLane<'r, 's> {
     codes: LaneCodes<'s>,
+    bounds: Option<(u64, u64)>,
     first: u16,
     newer: &'r [Said<'s>],
 }
@@ -359,19 +368,12 @@ pub(crate) struct OverrideLane<'r, 's> {
 impl OverrideLane<'_, '_> {
     /// The least code and the greatest; `None`: it has none.
     pub(crate) fn bounds(&self) -> Option<(u64, u64)> {
-        self.codes.lane.bounds()
+        self.bounds
     }
 
     /// The ids that it speaks of, and those of them that have a code.
     pub(crate) fn words(&self) -> (&LaneWords, LaneWords) {
         self.codes.words()
-    }
-
-    /// Adds the ids that have, for what it says, a code of `least` or greater. A newer layer may say something else.
-    pub(crate) fn add_from(&self, least: u64, ids: &mut [u64]) {
-        if self.bounds().is_some_and(|(_, most)| most >= least) {
-            self.codes.add_from(least, ids);
-        }
     }
 
     /// What it says of the ids in `of`, ascending by id, without those of which a newer layer says something else.
