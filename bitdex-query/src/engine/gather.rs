@@ -116,7 +116,7 @@ fn by_column<'s>(
             let may_enter = |code: u64| first <= code && code <= last;
             let mut narrow_down = |set: &mut Set| {
                 if descending && !missing && tops.is_none() {
-                    return narrow(set, column, (*number, &codes), first, &mut candidates);
+                    return narrow(set, column, (*number, &codes), (first, None), &mut candidates);
                 }
                 if set.is_sparse() && set.len() <= skim::EACH {
                     set.keep(|id| codes.get(id).map_or(missing, may_enter));

@@ -297,7 +297,7 @@ fn page<'s>(
     }
     if by_blocks == Plan::Skim {
         told(&format!("{given_up}skim"));
-        if let Some(found) = skim::skim(matcher, asked, estimates.share)? {
+        if let Some(found) = skim::skim(matcher, asked, estimates.share, state.documents())? {
             ended(how, found.len());
             return Ok(found);
         }

@@ -57,7 +57,11 @@ mod cost {
     pub(super) const PROBE: f64 = 1.0;
     /// Reading the code of an id, which seldom comes first.
     pub(super) const CODE: f64 = 8.0;
-    /// The same of ids most of which come first, and are kept.
+    /// Besides, to look for it in a layer above the base.
+    pub(super) const LAYER: f64 = 60.0;
+    /// One of the ids with the greatest codes of a layer in memory.
+    pub(super) const RAISED: f64 = 8.0;
+    /// Reading the code of an id of those most of which come first, and are kept.
     pub(super) const ROW: f64 = 30.0;
     /// A block that is visited at all.
     pub(super) const BLOCK: f64 = 150.0;
@@ -128,6 +132,8 @@ impl Estimates {
             true => (want as f64 * 2.0 + LANES * (matches as f64 / all / IDS).min(1.0)) * cost::ROW,
             false => f64::INFINITY,
         };
+        let (layers, in_memory) = if spread < 1.0 { (0, 0) } else { column.layers() };
+        let code = cost::CODE + layers as f64 * cost::LAYER;
         let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
         let walked = (all * (steps / within.max(1) as f64 + spread) + 1.0).min(all).min(steps);
         let share = match sorter.first_descends() && spread >= 1.0 {
@@ -135,15 +141,17 @@ impl Estimates {
             false => f64::INFINITY,
         };
         let skim_ns = match share < peaks::SHARE_MOST {
-            true => all * (cost::LEFT_OUT + cost::BLOCK + skimmed(share, of_block, operands, matches as f64 / all)),
+            true => {
+                let block = skimmed(share, of_block, operands, matches as f64 / all * code);
+                let raised = (layers as f64 * share * documents as f64).min(in_memory as f64);
+                all * (cost::LEFT_OUT + cost::BLOCK + block) + raised * cost::RAISED
+            }
             false => f64::INFINITY,
         };
         Ok(Self {
             walk_ns: steps * (if spread < 1.0 { cost::STEP } else { cost::FAR_STEP })
                 + walked * (cost::BLOCK + operands * cost::SPARSE),
-            gather_ns: gathered * block
-                + (matches as f64 * (gathered / all) * cost::CODE).min(rows)
-                + all * cost::LEFT_OUT,
+            gather_ns: gathered * block + (matches as f64 * (gathered / all) * code).min(rows) + all * cost::LEFT_OUT,
             skim_ns,
             share,
             ..none
@@ -187,8 +195,9 @@ impl Asked<'_, '_> {
     }
 }
 
-/// What a block costs of which only ids with the greatest codes are looked at. `first`: ids of its first operand.
-fn skimmed(share: f64, first: f64, operands: f64, matches: f64) -> f64 {
+/// What a block costs of which only ids with the greatest codes are looked at. `first`: ids of its first operand. `codes`:
+/// what it takes to read the codes of all that match.
+fn skimmed(share: f64, first: f64, operands: f64, codes: f64) -> f64 {
     let few = first <= ARRAY_MAX as f64;
     let is_array = |level: f64| IDS * level <= peaks::ARRAY_MOST as f64;
     let levels = peaks::SHARES.into_iter().map(|share| 1.0 / share as f64);
@@ -197,12 +206,10 @@ fn skimmed(share: f64, first: f64, operands: f64, matches: f64) -> f64 {
     let ids = first * level;
     if !few && is_array(level) {
         // The ids of the level are looked up in all operands.
-        return operands * (cost::SPARSE + IDS * level * cost::FAR_PROBE) + matches * level * cost::CODE;
+        return operands * (cost::SPARSE + IDS * level * cost::FAR_PROBE) + codes * level;
     }
     let begin = if few { first * cost::PROBE } else { cost::COPY };
-    begin
-        + (operands - 1.0).max(0.0) * (cost::SPARSE + ids * cost::PROBE).min(cost::OPERAND)
-        + matches * level * cost::CODE
+    begin + (operands - 1.0).max(0.0) * (cost::SPARSE + ids * cost::PROBE).min(cost::OPERAND) + codes * level
 }
 
 /// The part of all codes that one block's codes reach over: 1 where they have nothing to do with ids.

@@ -15,7 +15,7 @@ use crate::{
         peaks,
         sets::{ARRAY_MAX, Block},
     },
-    state::{CodeReader, ColumnView},
+    state::{CodeReader, ColumnView, Raised},
 };
 
 /// Matches that are hoped for, as many times as are wanted: about so many more than the estimate promises are needed
@@ -23,6 +23,9 @@ use crate::{
 const MARGIN: f64 = 1.5;
 /// To read the codes of more ids takes longer than other operands do.
 pub(super) const EACH: u32 = 128;
+/// To read the codes of as few as the other operands leave of so many is quicker than to go through layers for the ids
+/// with the greatest codes.
+const FEW: u32 = 512;
 /// From one floor to the next: so many times as many ids.
 const DEEPER: f64 = 8.0;
 
@@ -33,7 +36,12 @@ pub(super) fn share(want: usize, matches: u64, documents: u64, above: u64) -> f6
 }
 
 /// `None` where the first codes do not hold enough: then nothing is known. `share`: see [`share`].
-pub(super) fn skim<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>, mut share: f64) -> Result<Option<Vec<u32>>> {
+pub(super) fn skim<'s>(
+    matcher: &mut Matcher<'s>,
+    asked: Asked<'_, 's>,
+    mut share: f64,
+    documents: u64,
+) -> Result<Option<Vec<u32>>> {
     let Asked { sorter, after, want, .. } = asked;
     let Some(column) = sorter.first().filter(|_| sorter.first_descends()) else { return Ok(None) };
     let mut visits = Vec::with_capacity(asked.blocks.len());
@@ -48,8 +56,9 @@ pub(super) fn skim<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>, mut shar
         let Some(floor) = column.reached_by(share)? else { break };
         let mut best = Best::new(sorter, after, want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
-        let codes = Codes { first: codes.first.max(floor), missing: false, ..codes };
-        skim_from(matcher, column, codes, &visits, &mut best)?;
+        let raised = column.raised(floor, (share * documents as f64) as usize)?;
+        let codes = Codes { first: codes.first.max(raised.floor()), missing: false, ..codes };
+        skim_from(matcher, column, (codes, &raised), &visits, &mut best)?;
         // None of its rows has a lesser code, and none that has a greater one was left out.
         if best.is_full() {
             return Ok(Some(best.finish()));
@@ -63,7 +72,7 @@ pub(super) fn skim<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>, mut shar
 fn skim_from<'s>(
     matcher: &mut Matcher<'s>,
     column: ColumnView<'s>,
-    codes: Codes,
+    (codes, raised): (Codes, &Raised),
     visits: &[(u64, u16)],
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
@@ -85,7 +94,9 @@ fn skim_from<'s>(
                 matcher.evaluate_some(*number, &mut set, Begin::Of(peaks))?;
             }
             _ => {
-                let mut narrow = |set: &mut Set| narrow(set, column, (*number, &reader), least, &mut candidates);
+                let raised = Some(raised.block(*number));
+                let mut narrow =
+                    |set: &mut Set| narrow(set, column, (*number, &reader), (least, raised), &mut candidates);
                 matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut narrow))?;
             }
         }
@@ -99,12 +110,13 @@ fn skim_from<'s>(
     Ok(())
 }
 
-/// Keeps of a block's ids those that may have a code from `least` on, where that is quickly told. `candidates`: room.
+/// Keeps of a block's ids those that may have a code from `least` on, where that is quickly told. `raised`: those that
+/// layers in memory raise so high, where they are known. `candidates`: room.
 pub(super) fn narrow<'s>(
     set: &mut Set,
     column: ColumnView<'s>,
     (number, codes): (u16, &CodeReader<'s>),
-    least: u64,
+    (least, raised): (u64, Option<&[u16]>),
     candidates: &mut Set,
 ) -> Result<()> {
     let peaks = column.peaks(number, least, set.is_sparse())?;
@@ -117,11 +129,12 @@ pub(super) fn narrow<'s>(
         return Ok(());
     }
     let Some(peaks) = peaks else { return Ok(()) };
+    if raised.is_none() && set.is_sparse() && set.len() <= FEW {
+        return Ok(());
+    }
     candidates.clear();
     candidates.or(peaks);
-    for (n, lane) in codes.lanes_reaching(least) {
-        lane.add_from(least, candidates.lane_mut(n));
-    }
+    codes.add_reaching(least, raised, candidates.words());
     set.and(candidates.as_block());
     Ok(())
 }

@@ -77,8 +77,7 @@ fn place(id: u16) -> (usize, u64) {
 }
 
 impl Lane {
-    pub const NOTHING: Self =
-        Self { said: [0; WORDS], codeless: [0; WORDS], before: [0; WORDS] };
+    pub const NOTHING: Self = Self { said: [0; WORDS], codeless: [0; WORDS], before: [0; WORDS] };
 
     /// Speaks of this id, too, or says something else of it; counts are wrong until [`Lane::count`].
     fn say(&mut self, id: u16, has_code: bool) {

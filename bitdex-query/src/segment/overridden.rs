@@ -15,12 +15,31 @@ pub struct Overridden {
     /// By number of the lane, where it stands in `lanes`, plus one; 0: nowhere.
     places: [u8; LANES],
     bounds: LaneBounds,
+    /// For each floor, descending, the ids whose codes reach it, ascending, and where they end in `reaching`.
+    floors: Box<[(u64, usize)]>,
+    reaching: Box<[u16]>,
 }
 
 impl Overridden {
-    /// `ids`: within the block, ascending, with their codes; the first of them stands at `first`.
-    pub(super) fn new(first: usize, ids: &[(u16, Option<u64>)]) -> Self {
-        let mut made = Self { first, count: ids.len(), lanes: Vec::new(), places: [0; LANES], bounds: LaneBounds::NOTHING };
+    /// `ids`: within the block, ascending, with their codes; the first of them stands at `first`. `floors`: descending.
+    pub(super) fn new(first: usize, ids: &[(u16, Option<u64>)], floors: &[u64]) -> Self {
+        let mut made = Self {
+            first,
+            count: ids.len(),
+            lanes: Vec::new(),
+            places: [0; LANES],
+            bounds: LaneBounds::NOTHING,
+            floors: Box::default(),
+            reaching: Box::default(),
+        };
+        let mut reaching = Vec::new();
+        let ends = floors.iter().map(|floor| {
+            let reach = ids.iter().filter(|(_, code)| code.is_some_and(|code| code >= *floor));
+            reaching.extend(reach.map(|(id, _)| *id));
+            (*floor, reaching.len())
+        });
+        made.floors = ends.collect();
+        made.reaching = reaching.into();
         let mut codes = Vec::new();
         let mut rest = ids;
         while let Some((id, _)) = rest.first() {
@@ -61,6 +80,13 @@ impl Overridden {
     pub fn lane<'a>(&'a self, n: usize, codes: &'a [u64]) -> Option<LaneCodes<'a>> {
         let (lane, at) = self.at(n)?;
         Some(LaneCodes { lane, codes: codes.get(*at..).unwrap_or_default() })
+    }
+
+    /// Ids, ascending, among which are all whose codes reach `least`; `None`: there are none but all of them.
+    pub fn reaching(&self, least: u64) -> Option<&[u16]> {
+        let n = self.floors.iter().position(|(floor, _)| *floor <= least)?;
+        let from = n.checked_sub(1).map_or(Some(0), |before| Some(self.floors.get(before)?.1))?;
+        self.reaching.get(from..self.floors.get(n)?.1)
     }
 
     /// Of the codes of each lane.

@@ -134,6 +134,23 @@ impl LayerColumn {
         Order(self.order.range(bounds.start_bound(), bounds.end_bound()))
     }
 
+    /// Number of ids that it says something of.
+    pub(crate) fn len(&self) -> usize {
+        self.codes.len()
+    }
+
+    /// A code that about this many ids reach, if there are more.
+    pub(crate) fn reached_by(&self, ids: usize) -> Option<u64> {
+        if self.order.len() <= ids {
+            return None;
+        }
+        let mut order = Order(self.order.last(ids));
+        let (least, _) = order.next()?;
+        let (most, _) = order.next_back()?;
+        // Any number of others may have the least.
+        Some(if least < most { least + 1 } else { least })
+    }
+
     /// Sets codes; ids ascend, none twice.
     pub(crate) fn change(&mut self, codes: &[(u32, Option<u64>)]) {
         if codes.is_empty() {
@@ -196,6 +213,10 @@ impl Iterator for Order<'_> {
 
     fn next(&mut self) -> Option<(u64, u32)> {
         self.0.next().map(|(chunk, at)| chunk.0[at].0)
+    }
+
+    fn fold<B, F: FnMut(B, (u64, u32)) -> B>(self, init: B, mut each: F) -> B {
+        self.0.fold(init, |folded, (chunk, at)| each(folded, chunk.0[at].0))
     }
 }
 

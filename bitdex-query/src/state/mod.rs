@@ -33,7 +33,7 @@ pub use decoded::Decoded;
 pub use files::Files;
 pub(crate) use layout::Layout;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, CodeReader, ColumnView, Operand};
+pub(crate) use view::{Bounds, CodeReader, ColumnView, Operand, Raised};
 
 use layer::Layer;
 use layout::Place;

@@ -1,7 +1,7 @@
 //! A persistent sorted map that is changed in bulk. Entries stand in chunks, chunks in nodes. A clone shares all of
 //! them; a change costs the chunks that it touches, and pointers to the others of their nodes.
 
-use std::{fmt, ops::Bound, sync::Arc};
+use std::{cmp::Ordering, fmt, ops::Bound, sync::Arc};
 
 use crate::mapping::slices::give_way;
 
@@ -150,6 +150,21 @@ impl<C: Chunk> Sorted<C> {
             Bound::Excluded(key) => self.seek(key, false),
         };
         Range { sorted: self, front, back: back.max(front), chunk: None }
+    }
+
+    /// The last chunks, down to the one that makes it so many entries.
+    pub(crate) fn last(&self, entries: usize) -> Range<'_, C> {
+        let (mut front, mut left) = (self.end(), entries);
+        'nodes: for (node, of) in self.nodes.iter().enumerate().rev() {
+            for (chunk, held) in of.held.iter().enumerate().rev() {
+                if left == 0 {
+                    break 'nodes;
+                }
+                front = (node, chunk, 0);
+                left = left.saturating_sub(held.chunk.keys());
+            }
+        }
+        Range { sorted: self, front, back: self.end(), chunk: None }
     }
 
     fn begin(&self) -> Place {
@@ -322,6 +337,25 @@ impl<'s, C: Chunk> Iterator for Range<'s, C> {
         }
         Some((chunk, at))
     }
+
+    /// Chunk by chunk, without a look at where it ends for each entry.
+    fn fold<B, F: FnMut(B, Self::Item) -> B>(self, init: B, mut each: F) -> B {
+        let ((node, chunk, at), (last_node, last_chunk, last_at)) = (self.front, self.back);
+        let mut folded = init;
+        for (n, node_of) in self.sorted.nodes.iter().enumerate().skip(node).take((last_node + 1).saturating_sub(node)) {
+            let first_chunk = if n == node { chunk } else { 0 };
+            for (c, held) in node_of.held.iter().enumerate().skip(first_chunk) {
+                let from = if (n, c) == (node, chunk) { at } else { 0 };
+                let to = match (n, c).cmp(&(last_node, last_chunk)) {
+                    Ordering::Less => held.chunk.keys(),
+                    Ordering::Equal => last_at,
+                    Ordering::Greater => return folded,
+                };
+                folded = (from..to).fold(folded, |folded, at| each(folded, (&*held.chunk, at)));
+            }
+        }
+        folded
+    }
 }
 
 impl<C: Chunk> DoubleEndedIterator for Range<'_, C> {
@@ -459,10 +493,21 @@ mod tests {
             let wanted: Vec<Pair> = model.range((from, to)).map(|(key, value)| Pair(*key, *value)).collect();
             let range = sorted.range(from.as_ref(), to.as_ref());
             assert_eq!(pairs(range.clone()), wanted);
+            let mut left = range.clone();
+            let taken = left.by_ref().take(rng.random_range(0..200)).count();
+            let mut folded = Vec::new();
+            left.for_each(|(chunk, at)| folded.push(chunk.0[at].clone()));
+            assert_eq!(folded, wanted[taken..]);
             let about = range.about();
             assert!(about >= wanted.len() / 8 && about <= wanted.len() * 8, "{about} of {}", wanted.len());
             assert!(wanted.len() > COUNTED || about == wanted.len(), "{about} of {}", wanted.len());
             assert_eq!(pairs(range.clone().rev()), wanted.iter().rev().cloned().collect::<Vec<_>>());
+            let entries = rng.random_range(0..=model.len() + 1);
+            let last = pairs(sorted.last(entries));
+            let most = if entries == 0 { 0 } else { entries + Pair::CHUNK - 1 };
+            assert!((entries.min(model.len())..=most).contains(&last.len()), "{} for {entries}", last.len());
+            let skipped = model.len() - last.len();
+            assert_eq!(last, model.iter().skip(skipped).map(|(key, value)| Pair(*key, *value)).collect::<Vec<_>>());
             // From both ends at once.
             let (mut range, mut ends) = (range, (Vec::new(), Vec::new()));
             while let Some((chunk, at)) = range.next() {

@@ -20,6 +20,9 @@ use crate::{
     store::pack::{Pack, Section, SectionId, SectionKind},
 };
 
+/// One code in so many reaches a floor.
+const SHARES: [usize; 4] = [128, 32, 8, 2];
+
 /// A column of a checkpoint.
 #[derive(Debug)]
 pub struct SparseColumn {
@@ -31,6 +34,8 @@ pub struct SparseColumn {
     order: Part,
     /// By number of the block, once it was looked into.
     blocks: Box<[OnceLock<Box<Overridden>>]>,
+    /// Codes that one in so many of the ids reach, descending.
+    floors: OnceLock<Vec<u64>>,
     ahead: OnceLock<Ahead>,
 }
 
@@ -50,7 +55,7 @@ impl SparseColumn {
         };
         let blocks = (0..blocks).map(|_| OnceLock::new()).collect();
         let ahead = OnceLock::new();
-        Ok(Some(Self { section, keys, values, codes, codeless, order, blocks, ahead }))
+        Ok(Some(Self { section, keys, values, codes, codeless, order, blocks, floors: OnceLock::new(), ahead }))
     }
 
     /// `None`: says nothing of this id. `Some(None)`: null.
@@ -94,7 +99,20 @@ impl SparseColumn {
             None => self.len(),
         };
         let ids = (first..behind).map(|n| Ok((self.id(n)? as u16, self.code(n)?))).collect::<Result<Vec<_>>>()?;
-        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, &ids)))))
+        let floors = self.floors()?;
+        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, &ids, floors)))))
+    }
+
+    fn floors(&self) -> Result<&[u64]> {
+        if let Some(floors) = self.floors.get() {
+            return Ok(floors);
+        }
+        let mut floors = Vec::with_capacity(SHARES.len());
+        for share in SHARES.iter().filter(|share| self.values >= **share) {
+            floors.push(self.ranked(self.values - self.values / share)?.0);
+        }
+        floors.dedup();
+        Ok(self.floors.get_or_init(|| floors))
     }
 
     /// Where it is not known to be behind another column of its checkpoint, always the same one; `None`: there is none.

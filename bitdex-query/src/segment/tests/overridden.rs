@@ -25,7 +25,17 @@ fn every_id_is_found_where_it_stands_and_no_other_is() {
         let list: Vec<(u16, Option<u64>)> = ids.iter().map(|(id, code)| (*id, *code)).collect();
         let codes: Vec<u64> = list.iter().map(|(_, code)| code.unwrap_or(7)).collect();
         let first = 1_000;
-        let block = Overridden::new(first, &list);
+        let mut floors: Vec<u64> = (0..3).map(|_| rng.random_range(0..1 << 40)).collect();
+        floors.sort_unstable_by(|a, b| b.cmp(a));
+        let block = Overridden::new(first, &list, &floors);
+        for least in floors.iter().copied().chain([0, 1 << 39, u64::MAX]) {
+            let floor = floors.iter().find(|floor| **floor <= least);
+            let reach = |floor: &u64| {
+                let ids = list.iter().filter(|(_, code)| code.is_some_and(|code| code >= *floor));
+                ids.map(|(id, _)| *id).collect::<Vec<_>>()
+            };
+            assert_eq!(block.reaching(least).map(<[u16]>::to_vec), floor.map(reach), "{least} of {floors:?}");
+        }
         assert_eq!(block.positions(), first..first + count);
         let ends = |of: &[(u16, Option<u64>)]| {
             let codes = || of.iter().filter_map(|(_, code)| *code);

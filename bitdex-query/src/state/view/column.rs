@@ -17,7 +17,7 @@ use crate::{
         columns::{BlockBounds, BlockReader, Column, SparseColumn},
         lanes::{LANE, LANES, LaneBounds, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
-        sets::Block,
+        sets::{Block, WORDS},
         tops::{BlockTops, Outlier},
     },
 };
@@ -249,6 +249,13 @@ impl<'s> ColumnView<'s> {
         Ok(count as u64)
     }
 
+    /// How many layers lie above the base, and of how many ids those in memory say something.
+    pub(crate) fn layers(&self) -> (usize, usize) {
+        let in_memory = [self.frozen, self.active].into_iter().flatten();
+        in_memory
+            .fold((usize::from(self.checkpoint.is_some()), 0), |(layers, ids), layer| (layers + 1, ids + layer.len()))
+    }
+
     /// Ids with a code, in the order of (code, id), or all of it reversed. `from`: where to begin, included; `None`: at
     /// the end from which the walk comes.
     pub(crate) fn walk(&self, descending: bool, from: Option<(u64, u32)>) -> Result<Walk<'s>> {
@@ -347,12 +354,28 @@ impl<'s> CodeReader<'s> {
         })
     }
 
-    /// What layers above the base say of those lanes of which they know a code of `least` or greater, with the number of
-    /// each lane. Of an id, a newer layer may say something else.
-    pub(crate) fn lanes_reaching(&self, least: u64) -> impl Iterator<Item = (usize, LaneCodes<'s>)> {
-        self.above.iter().flat_map(move |layer| {
-            layer.bounds().reaching(least).filter_map(|n| Some((n, layer.lane(n)?)))
-        })
+    /// Puts ids into the words of the block, among them all that reach `least` for what layers above the base say.
+    /// `raised`: those that layers in memory raise so high, where they are known.
+    pub(crate) fn add_reaching(&self, least: u64, raised: Option<&[u16]>, words: &mut [u64; WORDS]) {
+        let put = |ids: &[u16], words: &mut [u64; WORDS]| {
+            ids.iter().for_each(|id| words[usize::from(*id >> 6)] |= 1 << (id & 63));
+        };
+        put(raised.unwrap_or_default(), words);
+        for layer in &self.above {
+            let known = match layer {
+                Said::Layer(_) => raised.map(|_| &[][..]),
+                Said::Checkpoint(block, _) => block.reaching(least),
+            };
+            if let Some(ids) = known {
+                put(ids, words);
+                continue;
+            }
+            for n in layer.bounds().reaching(least) {
+                if let (Some(lane), Some(words)) = (layer.lane(n), words.chunks_exact_mut(WORDS / LANES).nth(n)) {
+                    lane.add_from(least, words);
+                }
+            }
+        }
     }
 }
 

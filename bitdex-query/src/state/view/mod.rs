@@ -5,12 +5,14 @@ mod column;
 pub(crate) mod combine;
 mod document;
 mod operand;
+mod raised;
 mod terms;
 mod walk;
 
 pub(crate) use column::{CodeReader, ColumnView};
 pub(crate) use document::DocumentView;
 pub(crate) use operand::Operand;
+pub(crate) use raised::Raised;
 pub(crate) use walk::Walk;
 
 use std::ops::Bound;
