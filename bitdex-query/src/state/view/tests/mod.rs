@@ -2,7 +2,10 @@
 
 mod store;
 
-use std::{collections::BTreeSet, ops::Bound};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    ops::Bound,
+};
 
 use bitdex_proto::{
     schema::{FieldId, KEY_FIELD},
@@ -137,8 +140,37 @@ fn check_columns(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
             let down = ascending.iter().rev().filter(|at| from.is_none_or(|from| **at <= from)).copied();
             assert_eq!(walked(&column, true, from), down.collect::<Vec<_>>(), "field {field} from {from:?}");
         }
+        check_reaching(&column, &codes, rng);
         let all = column.estimate(0, u64::MAX).unwrap();
         assert!(all >= codes.len() as u64 / 2, "field {field}: {all} of {}", codes.len());
+    }
+}
+
+/// The sets of ids that may have the greatest codes hold all that do, however high the layers raise the floor.
+fn check_reaching(column: &super::ColumnView<'_>, codes: &BTreeMap<u32, u64>, rng: &mut ChaCha8Rng) {
+    let mut sorted: Vec<u64> = codes.values().copied().collect();
+    sorted.sort_unstable();
+    let Some(greatest) = sorted.last().copied() else { return };
+    for most in [0, 1, 5, 1_000] {
+        let floor = *sorted.choose(rng).unwrap();
+        let raised = column.raised(floor, most).unwrap();
+        assert!(raised.floor() >= floor);
+        assert!(most < 1_000 || raised.floor() == floor, "no layer has so many");
+        for least in [raised.floor(), raised.floor().max(*sorted.choose(rng).unwrap()), greatest.max(raised.floor())] {
+            for block in codes.keys().map(|id| (id >> BLOCK_BITS) as u16).collect::<BTreeSet<_>>() {
+                let reader = column.reader(block).unwrap();
+                let Some(peaks) = column.peaks(block, least, false).unwrap() else { continue };
+                for raised in [None, Some(raised.block(block))] {
+                    let mut reaching = BlockBuffer::default();
+                    reaching.or(peaks);
+                    reader.add_reaching(least, raised, reaching.bits());
+                    let first = u32::from(block) << BLOCK_BITS;
+                    for (id, _) in codes.range(first..=first | 0xffff).filter(|(_, code)| **code >= least) {
+                        assert!(reaching.block().contains(*id as u16), "{id} of those that reach {least}");
+                    }
+                }
+            }
+        }
     }
 }
 
