@@ -46,7 +46,7 @@ pub(crate) enum BlockSet {
     /// Ascending; the number tells how many of them.
     Few(u8, [u16; FEW]),
     /// Ascending.
-    Array(Arc<Vec<u16>>),
+    Array(Arc<[u16]>),
     Bits(Arc<[u64; WORDS]>),
 }
 
@@ -60,7 +60,7 @@ impl From<Vec<u16>> for BlockSet {
                 few[..length].copy_from_slice(&ids);
                 Self::Few(length as u8, few)
             }
-            length if length <= MANY => Self::Array(Arc::new(ids)),
+            length if length <= MANY => Self::Array(ids.into()),
             _ => Self::Bits(Arc::new(bits(&ids))),
         }
     }
@@ -132,7 +132,7 @@ impl BlockSet {
     fn bytes(&self) -> usize {
         match self {
             Self::Empty | Self::Few(..) => 0,
-            Self::Array(ids) => 2 * ids.capacity() + size_of::<Vec<u16>>() + 16,
+            Self::Array(ids) => 2 * ids.len() + 16,
             Self::Bits(_) => 8 * WORDS + 16,
         }
     }
