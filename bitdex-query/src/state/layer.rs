@@ -44,7 +44,7 @@ pub(crate) struct SetChange<'c> {
 impl Entry for SetEntry {
     type Key = SetKey;
     type Change<'c> = SetChange<'c>;
-    const CHUNK: usize = 48;
+    const CHUNK: usize = 24;
 
     fn key(&self) -> &SetKey {
         &self.key
