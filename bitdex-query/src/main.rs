@@ -16,6 +16,7 @@ use bitdex_query::{
     store::{Folder, format, raise::raise},
 };
 use clap::Parser as _;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
 
@@ -52,6 +53,14 @@ fn answer_soon() {
     let _ = set_slice(ANSWERING);
 }
 
+/// Connections and files of the store share the limit of open files: the soft one, often 1 024, is raised to the hard one.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
+        tracing::warn!(%error, ?limit, "the limit of open files stays as it is");
+    }
+}
+
 /// `Ok(false)`: something is wrong, and was told.
 fn exit(result: anyhow::Result<bool>) -> ExitCode {
     match result {
@@ -70,6 +79,7 @@ fn exit(result: anyhow::Result<bool>) -> ExitCode {
 
 fn run(options: &Serve) -> anyhow::Result<()> {
     start_logging(options.log_format, &options.log)?;
+    raise_descriptor_limit();
     let definition = Definition::load(&options.definition)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

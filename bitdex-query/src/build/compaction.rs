@@ -17,7 +17,7 @@ use super::{
     table::{STRIDE, TableHeader, hops},
 };
 use crate::{
-    log::{Result, disk::Disk},
+    log::{Error, Result, disk::Disk},
     segment::{
         BLOCK_BITS, SEGMENT_BITS,
         builder::SegmentBuilder,
@@ -35,7 +35,7 @@ use crate::{
         Folder,
         format::Stamp,
         manifest::{Manifest, SegmentRef, TableRef},
-        pack::{PackKind, PackWriter},
+        pack::{Pack, PackKind, PackWriter},
         segment_name, table_name,
     },
 };
@@ -180,6 +180,8 @@ pub fn compact(
             let mut step = |_| go_on(cancel, &path);
             let rows = Rows(files);
             let filled = fill(files.layout(), &Recent::new(&rows), &mut documents, &mut builder, &mut step)?;
+            documents.check(filled.hash)?;
+            verify_inputs(files, documents.base.map(|base| base.pack()))?;
             let built = builder.finish(filled.hash)?;
             Ok((Compacted::Segment(SegmentRef { number, file, sequence }), built.bytes))
         }
@@ -188,11 +190,19 @@ pub fn compact(
             let path = folder.named(&file);
             let mut pack = PackWriter::create(disk, &path, PackKind::Table, store)?;
             let hash = write_table(files, source, &mut pack, &path, cancel)?;
+            verify_inputs(files, None)?;
             TableHeader { sequence, hash }.write(&mut pack)?;
             go_on(cancel, &path)?;
             Ok((Compacted::Table(TableRef { source, file, sequence }), pack.finish()?))
         }
     }
+}
+
+/// What was read for the new file must still be what was once written: its checksums will vouch for whatever stands in it.
+fn verify_inputs(files: &Files, base: Option<&Arc<Pack>>) -> Result<()> {
+    base.map_or(Ok(()), |base| base.verify())?;
+    files.verify_tables()?;
+    files.checkpoint().map_or(Ok(()), |checkpoint| checkpoint.verify())
 }
 
 /// Answers the hash.
@@ -238,10 +248,13 @@ struct ChangedDocuments<'f> {
     below: Option<u32>,
     changes: Vec<Changes<'f>>,
     slots: Slots<'f>,
+    /// Of all rows as the base states it, with what the checkpoint changes up to here.
+    hash: u128,
 }
 
 /// The checkpoint's rows of one slot.
 struct Changes<'f> {
+    place: Place,
     rows: Option<(&'f Table, Range<usize>)>,
     head: Option<(i64, Option<&'f [u8]>)>,
 }
@@ -264,7 +277,7 @@ impl<'f> ChangedDocuments<'f> {
                 let rows = checkpoint.rows();
                 Ok((rows, rows.range(layout.place(slot), first, last)?))
             });
-            let mut changes = Changes { rows: checkpoint.transpose()?, head: None };
+            let mut changes = Changes { place: layout.place(slot), rows: checkpoint.transpose()?, head: None };
             changes.advance()?;
             Ok(changes)
         });
@@ -273,7 +286,21 @@ impl<'f> ChangedDocuments<'f> {
             Some(base) => base.documents().next(number << SEGMENT_BITS)?,
             None => None,
         };
-        Ok(Self { base, below, changes, slots: Slots::new() })
+        let hash = base.map_or(0, Segment::hash);
+        Ok(Self { base, below, changes, slots: Slots::new(), hash })
+    }
+
+    /// Whether all rows together, once all were read, are those that the base states, as the checkpoint changes them.
+    fn check(&self, hash: u128) -> Result<()> {
+        match self.base {
+            Some(base) if hash != self.hash => Err(Error::damaged(
+                base.pack().path(),
+                0,
+                "its rows, as they were read, do not have the hash that it states: the disk or the memory changed them \
+                 after their checksums were looked at",
+            )),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -295,6 +322,8 @@ impl Documents for ChangedDocuments<'_> {
             self.slots.resize(self.changes.len(), None);
             for (slot, changes) in self.slots.iter_mut().zip(&mut self.changes) {
                 if let Some((_, row)) = changes.head.filter(|(key, _)| *key == id) {
+                    let hash = |row: Option<&[u8]>| row.map_or(0, |row| compute::row_hash(changes.place, id, row));
+                    self.hash = self.hash.wrapping_sub(hash(*slot)).wrapping_add(hash(row));
                     *slot = row;
                     changes.advance()?;
                 }

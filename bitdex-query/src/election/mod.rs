@@ -8,18 +8,13 @@
 
 mod address;
 
-use std::{
-    fs::{self, File},
-    io,
-    os::unix::fs::MetadataExt as _,
-    path::{Path, PathBuf},
-};
+use std::{fs::File, path::Path};
 
 use rustix::fs::{FlockOperation, flock};
 
 pub use address::{publish_address, read_address};
 
-use crate::log::{Error, Result};
+use crate::log::{Error, Result, named::Named};
 
 /// The right to write, as long as it lives.
 #[derive(Debug)]
@@ -37,26 +32,16 @@ impl LockGuard {
 
 /// Which file is locked. The lock is worth nothing once others would lock another one.
 #[derive(Debug, Clone)]
-pub struct Locked {
-    path: PathBuf,
-    device: u64,
-    inode: u64,
-}
+pub struct Locked(Named);
 
 impl Locked {
-    fn new(path: &Path, file: &File) -> Result<Self> {
-        let metadata = file.metadata().map_err(Error::io("read", path))?;
-        Ok(Self { path: path.into(), device: metadata.dev(), inode: metadata.ino() })
-    }
-
     /// Fails where the file was removed, or another one put in its place.
     pub fn check(&self) -> Result<()> {
-        match fs::metadata(&self.path) {
-            Ok(named) if (named.dev(), named.ino()) == (self.device, self.inode) => Ok(()),
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(Error::io("read", &self.path)(error)),
-            _ => Err(Error::Foreign(format!(
+        match self.0.is_there()? {
+            true => Ok(()),
+            false => Err(Error::Foreign(format!(
                 "{} was replaced while processes of its folder were running: stop them all, then start them again",
-                self.path.display()
+                self.0.path().display()
             ))),
         }
     }
@@ -89,14 +74,14 @@ fn open(path: &Path) -> Result<File> {
 }
 
 fn confirm(path: &Path, file: File) -> Result<LockGuard> {
-    let locked = Locked::new(path, &file)?;
+    let locked = Locked(Named::new(path, &file)?);
     locked.check()?;
     Ok(LockGuard { _file: file, locked })
 }
 
 #[cfg(test)]
 mod tests {
-    use std::{sync::mpsc, thread};
+    use std::{fs, sync::mpsc, thread};
 
     use super::*;
 

@@ -227,6 +227,19 @@ fn roles(manifest: &Manifest, names: Names<'_>) -> BTreeMap<String, String> {
     roles
 }
 
+/// An error where a segment of the log ends before its successor says that it does.
+fn shortened(root: &Path, manifest: &Manifest, number: u64, bytes: u64) -> Result<(), Error> {
+    match Segment::open(root, number + 1, manifest.store) {
+        Ok(Some(next)) if next.header.predecessor.offset > bytes => Err(Error::damaged(
+            segment_path(root, number),
+            bytes,
+            format!("it ends here, but its successor says that it ends at byte {}", next.header.predecessor.offset),
+        )),
+        // Its own line tells what is wrong with the successor.
+        _ => Ok(()),
+    }
+}
+
 fn file(
     root: &Path,
     manifest: &Manifest,
@@ -242,6 +255,10 @@ fn file(
             Ok(Some(segment)) => {
                 let (first, epoch) = (segment.header.first(), segment.header.epoch);
                 file.role = format!("log from record {first} on, epoch {epoch}");
+                return match shortened(root, manifest, number, bytes) {
+                    Ok(()) => (file, None),
+                    Err(error) => (file, Some(error)),
+                };
             }
             Ok(None) => file.role = "log, removed meanwhile".into(),
             Err(error) => {

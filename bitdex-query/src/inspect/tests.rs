@@ -301,6 +301,23 @@ async fn a_log_is_looked_at_as_far_as_it_goes_although_the_frontier_is_lost() {
     assert!(problems.iter().any(|line| line.contains(&path.display().to_string())), "{problems:?}");
 }
 
+#[test]
+fn a_segment_of_the_log_that_is_shorter_than_its_successor_says_is_told() {
+    let root = tempfile::tempdir().unwrap();
+    let folder = Folder::open(root.path(), false).unwrap();
+    example(&folder);
+    let first = segment_path(folder.root(), 1);
+    let end = fs::metadata(&first).unwrap().len();
+    for (offset, is_whole) in [(end, true), (end + 1, false)] {
+        let predecessor = SegmentEnd { number: 1, offset, last: 8 };
+        let header = SegmentHeader { store: 1, epoch: 1, number: 2, predecessor };
+        fs::write(segment_path(folder.root(), 2), header.encode()).unwrap();
+        let problems = Report::read(&folder, None).unwrap().problems;
+        let is_told = problems.iter().any(|line| line.contains(&first.display().to_string()));
+        assert_eq!(is_told, !is_whole, "{problems:?}");
+    }
+}
+
 /// Writes a pack anew, with one bit flipped in a section, and checksums that are right.
 fn forge(path: &std::path::Path, flip: (usize, usize, u32)) {
     let pack = Pack::open_any(path).unwrap().unwrap();

@@ -15,6 +15,12 @@ pub enum Error {
     /// Nothing of what was to be written is kept.
     #[error("the disk of {} is full: free space or grow the volume, then send it again", path.display())]
     Full { path: PathBuf },
+    /// Nothing of what was to be written is kept.
+    #[error(
+        "{} cannot be opened, because this process or the system has as many files and connections open as it may: raise \
+         the limit (`ulimit -n`) or end connections, then send it again", path.display()
+    )]
+    Descriptors { path: PathBuf },
     #[error("{} is damaged at byte {offset}: {reason}", path.display())]
     Damaged { path: PathBuf, offset: u64, reason: String },
     #[error("{} has format {found}, this process reads {supported}: run the release that wrote it", path.display())]
@@ -39,13 +45,19 @@ impl Error {
         move |source| Self::Io { action, path, source }
     }
 
-    /// For a write: a full disk is told from all other failures.
+    /// For a write: what leaves everything as it was, such as a full disk, is told from all other failures.
     pub fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
         move |source| match source.kind() {
             io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
+            _ if is_of_descriptors(&source) => Self::Descriptors { path },
             _ => Self::Io { action: "write", path, source },
         }
+    }
+
+    /// Whether everything is as it was before, so that the same may be tried again.
+    pub fn is_refusal(&self) -> bool {
+        matches!(self, Self::Full { .. } | Self::Descriptors { .. })
     }
 
     pub fn damaged(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {
@@ -53,12 +65,16 @@ impl Error {
     }
 }
 
+fn is_of_descriptors(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| code == libc::EMFILE || code == libc::ENFILE)
+}
+
 impl From<Error> for Wire {
     fn from(error: Error) -> Self {
         let message = error.to_string();
         match error {
             Error::Io { .. } => Self::Internal(message),
-            Error::Full { .. } => Self::Exhausted(message),
+            Error::Full { .. } | Error::Descriptors { .. } => Self::Exhausted(message),
             Error::Damaged { .. } | Error::Record { .. } => Self::DataLoss(message),
             Error::Format { .. } | Error::Foreign(_) => Self::Precondition(message),
             Error::Poisoned(_) => Self::unavailable(message),

@@ -18,6 +18,7 @@ mod error;
 #[cfg(test)]
 pub(crate) mod faults;
 pub mod frame;
+pub mod named;
 pub mod reader;
 pub mod segment;
 #[cfg(test)]

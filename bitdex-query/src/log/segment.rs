@@ -87,6 +87,13 @@ impl SegmentHeader {
             return Err(Error::damaged(path, 0, "it does not begin as a segment of the log does"));
         }
         let found = u32_at(bytes, 8).ok_or_else(short)?;
+        if found != SEGMENT_FORMAT && is_of_this_format(bytes) {
+            return Err(Error::damaged(
+                path,
+                8,
+                format!("it says that it has format {found}, but is of {SEGMENT_FORMAT}"),
+            ));
+        }
         if found != SEGMENT_FORMAT {
             return Err(Error::Format { path: path.into(), found, supported: SEGMENT_FORMAT.to_string() });
         }
@@ -109,6 +116,15 @@ impl SegmentHeader {
         }
         Ok(header)
     }
+}
+
+/// Whether a header is one of this format, but for the number of the format.
+fn is_of_this_format(bytes: &[u8]) -> bool {
+    let Some(mut header) = bytes.get(..CRC_AT).map(<[u8]>::to_vec) else { return false };
+    if let Some(format) = header.get_mut(8..12) {
+        format.copy_from_slice(&SEGMENT_FORMAT.to_le_bytes());
+    }
+    u32_at(bytes, CRC_AT) == Some(crc32fast::hash(&header))
 }
 
 /// The path of segment `number` in a folder.

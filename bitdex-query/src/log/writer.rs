@@ -10,6 +10,7 @@ use super::{
     Error, Result,
     disk::{Disk, DiskFile, publish, write_all},
     frame,
+    named::Named,
     reader::LogEnd,
     segment::{SEGMENT_HEADER, SegmentEnd, SegmentHeader, segment_path},
 };
@@ -32,7 +33,9 @@ pub struct LogOptions {
 pub struct LogWriter {
     options: LogOptions,
     /// `None` where the next group needs a new segment.
-    file: Option<Box<dyn DiskFile>>,
+    file: Option<(Box<dyn DiskFile>, Named)>,
+    /// Whether a segment that records were made durable in is gone, and nobody has been told yet.
+    lost: bool,
     /// The end of what is durable.
     end: SegmentEnd,
     poison: Option<String>,
@@ -44,7 +47,8 @@ impl LogWriter {
     /// Takes over where the log ends: starts this writer's first segment with copies of the whole records above the last
     /// durable mark, and moves the frontier over them.
     pub fn take_over(options: LogOptions, end: &LogEnd) -> Result<Self> {
-        let mut writer = Self { options, file: None, end: end.durable, poison: None, buffer: Vec::new(), written: 0 };
+        let mut writer =
+            Self { options, file: None, lost: false, end: end.durable, poison: None, buffer: Vec::new(), written: 0 };
         writer.start_segment(&end.tail)?;
         Ok(writer)
     }
@@ -63,13 +67,28 @@ impl LogWriter {
         self.written
     }
 
+    /// Whether, since the last call, a segment was found removed. Its records are in memory, and in the files of the next
+    /// checkpoint.
+    pub fn take_lost(&mut self) -> bool {
+        std::mem::take(&mut self.lost)
+    }
+
     pub fn is_poisoned(&self) -> bool {
         self.poison.is_some()
     }
 
     /// Makes the records durable, all or none, with the sequence numbers from [`LogWriter::next`] on, and moves the
-    /// frontier over them. After [`Error::Full`] it may be tried again; after every other error the writer is poisoned.
+    /// frontier over them. After a [refusal](Error::is_refusal) it may be tried again; after every other error the writer is poisoned.
     pub fn commit<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<()> {
+        if let Some((_, named)) = &self.file
+            && !named.is_there()?
+        {
+            tracing::error!(
+                path = %named.path().display(),
+                "a segment of the log was removed while it was written; its records are brought into files at once"
+            );
+            (self.file, self.lost) = (None, true);
+        }
         if self.file.is_none() || self.end.offset >= self.options.segment_bytes {
             self.roll()?;
         }
@@ -80,7 +99,7 @@ impl LogWriter {
             frame::encode(&mut self.buffer, sequence, self.options.epoch, self.end.last, payload.as_ref());
         }
         let path = segment_path(&self.options.folder, self.end.number);
-        let Some(file) = &mut self.file else { return Err(Error::Poisoned("there is no segment".into())) };
+        let Some((file, _)) = &mut self.file else { return Err(Error::Poisoned("there is no segment".into())) };
         let result = write_all(&mut **file, &self.buffer).map_err(Error::write(&path)).and_then(|()| {
             let start = std::time::Instant::now();
             file.sync().map_err(Error::io("sync", &path))?;
@@ -123,7 +142,8 @@ impl LogWriter {
         if path.exists() {
             return Err(Error::damaged(path, 0, "it is there already, although the log ends before it"));
         }
-        self.file = Some(publish(&*self.options.disk, &path, &bytes)?);
+        let file = publish(&*self.options.disk, &path, &bytes)?;
+        self.file = Some((file, Named::at(&path)?));
         self.written += (bytes.len() - SEGMENT_HEADER) as u64;
         let last = self.end.last + tail.len() as u64;
         self.end = SegmentEnd { number: header.number, offset: bytes.len() as u64, last };
@@ -143,7 +163,7 @@ impl LogWriter {
         match &result {
             Ok(()) => {}
             // The segment may now end in part of a group: go on in a new one, which says where this one ends.
-            Err(Error::Full { .. }) => self.file = None,
+            Err(error) if error.is_refusal() => self.file = None,
             Err(error) => {
                 self.file = None;
                 self.poison = Some(error.to_string());

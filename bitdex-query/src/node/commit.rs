@@ -202,6 +202,9 @@ impl Stage {
             return self.fail(joined, error);
         }
         self.written.store(self.log.written(), Ordering::Relaxed);
+        if self.log.take_lost() {
+            self.tell(Command::Flush);
+        }
         if let Some(version) = joined.iter().rev().find_map(|group| group.version.as_ref()) {
             if self.refusing.take().is_some() {
                 self.shared.set_writing(None);
@@ -233,7 +236,8 @@ impl Stage {
             self.rolled.fetch_add(1, Ordering::Release);
             match rolled {
                 // Without room for a segment now, the next group tries to make one.
-                Ok(()) | Err(Error::Full { .. }) => {}
+                Ok(()) => {}
+                Err(error) if error.is_refusal() => {}
                 Err(error) => return self.fail(Vec::new(), error),
             }
         }
@@ -244,7 +248,7 @@ impl Stage {
 
     fn fail(&mut self, joined: Vec<Group>, error: Error) {
         let era = 1 + self.era.fetch_add(1, Ordering::Relaxed);
-        let full = matches!(error, Error::Full { .. });
+        let full = error.is_refusal();
         let message = error.to_string();
         let told = if full {
             metrics::counter!("bitdex_log_disk_full_total").increment(1);

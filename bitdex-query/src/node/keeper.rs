@@ -6,6 +6,7 @@
 
 use std::{
     collections::BTreeSet,
+    path::Path,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -25,7 +26,7 @@ use crate::{
     election::Locked,
     log::{
         Error, Result,
-        segment::{Segment, segment_path},
+        segment::{Segment, segment_number, segment_path},
     },
     mapping::{Frontier, slices::step_back},
     state::{Files, Frozen, State, write_checkpoint},
@@ -58,6 +59,8 @@ impl From<Error> for Failure {
 struct Kept {
     manifest: Manifest,
     files: Arc<Files>,
+    /// Why a wish to raise the format was not looked at last time, or not fulfilled.
+    not_raised: Option<String>,
 }
 
 #[derive(Debug)]
@@ -76,7 +79,7 @@ impl Keeper {
         manifest: Manifest,
         files: Arc<Files>,
     ) -> Self {
-        let kept = Mutex::new(Kept { manifest, files });
+        let kept = Mutex::new(Kept { manifest, files, not_raised: None });
         Self { shared: Arc::clone(shared), frontier: Arc::clone(frontier), locked, kept }
     }
 
@@ -102,7 +105,7 @@ impl Keeper {
         // What another writer has published since must not be lost.
         self.locked.check().map_err(Failure::Fatal)?;
         manifest.publish(&**disk, &folder.manifest()).map_err(|error| match error {
-            Error::Full { .. } => Failure::Again(error),
+            error if error.is_refusal() => Failure::Again(error),
             // Which of the two manifests a crash would leave is open.
             error => Failure::Fatal(error),
         })?;
@@ -131,9 +134,21 @@ impl Keeper {
                 kept.manifest = raised;
                 Ok(())
             }
-            Ok(None) => Ok(()),
-            Err(error @ Error::Full { .. }) => {
-                tracing::warn!(%error, "the format of the store cannot be raised");
+            Ok(None) => {
+                kept.not_raised = None;
+                Ok(())
+            }
+            // Somebody's wish that cannot be read, or cannot be fulfilled now.
+            Err(error) if error.is_refusal() || is_of(&error, &folder.raise()) => {
+                let error = error.to_string();
+                // It is looked at many times a second.
+                if kept.not_raised.as_ref() != Some(&error) {
+                    tracing::warn!(
+                        error,
+                        "whether the format of the store is to be raised cannot be told, or not done"
+                    );
+                    kept.not_raised = Some(error);
+                }
                 Ok(())
             }
             Err(error) => Err(error),
@@ -154,16 +169,20 @@ impl Keeper {
         }
     }
 
-    /// The last segment of the log that begins at or before record `next`.
+    /// The last segment of the log that begins at or before record `next`. Somebody may have removed one that comes
+    /// before it.
     fn segment_of(&self, next: u64) -> Result<u64> {
+        let Shared { folder, .. } = &*self.shared;
         let manifest = self.manifest();
-        let mut number = manifest.first_segment;
-        while let Some(segment) = Segment::open(self.shared.folder.root(), number + 1, manifest.store)?
-            && segment.header.first() <= next
-        {
-            number += 1;
+        let mut numbers: Vec<u64> = folder.names()?.iter().filter_map(|name| segment_number(name)).collect();
+        numbers.sort_unstable();
+        for number in numbers.into_iter().rev().take_while(|number| *number > manifest.first_segment) {
+            let segment = Segment::open(folder.root(), number, manifest.store)?;
+            if segment.is_some_and(|segment| segment.header.first() <= next) {
+                return Ok(number);
+            }
         }
-        Ok(number)
+        Ok(manifest.first_segment)
     }
 
     /// Writes a checkpoint. `began`: where loads began that this process knows of.
@@ -243,6 +262,11 @@ impl Keeper {
         tracing::info!(generation, elapsed = ?started.elapsed(), "built the base of a load");
         Ok(files.ok_or_else(|| Error::damaged(folder.manifest(), 0, "a file that was just built is not there"))?)
     }
+}
+
+/// Whether it is of this file alone.
+fn is_of(error: &Error, file: &Path) -> bool {
+    matches!(error, Error::Io { path, .. } if path == file)
 }
 
 /// What a flush did.

@@ -112,6 +112,8 @@ enum Command {
         era: u64,
         poisoned: Option<String>,
     },
+    /// What is in memory has to come into files at once.
+    Flush,
     /// The files of a newer manifest.
     Adopt(Arc<Files>),
     Flushed(Result<Flush, Failure>),

@@ -152,7 +152,7 @@ impl Worker {
         {
             match self.take_over(lock) {
                 // It can still serve queries; there may be room later.
-                Err(error @ Error::Full { .. }) => self.stay_follower(&error),
+                Err(error) if error.is_refusal() => self.stay_follower(&error),
                 result => return result.map(Some),
             }
         } else if !self.shared.options.reader_only {
@@ -261,7 +261,7 @@ impl Worker {
         let mut tries = 0;
         loop {
             if self.follower.is_none() {
-                let Some(manifest) = self.read_manifest()? else { return Ok(()) };
+                let Some(manifest) = self.read_manifest()? else { return self.shared.folder.refuse_remains() };
                 if !self.open_follower(&manifest)? {
                     tries += 1;
                     if manifest.is_new() {
@@ -486,7 +486,10 @@ impl Worker {
         shared.publish(state);
         shared.clean(&manifest);
         if let Some(address) = &shared.options.advertise {
-            publish_address(&*shared.disk, &shared.folder.writer(), manifest.epoch, address)?;
+            // A hint: without it others are told that there is a writer, but not where.
+            if let Err(error) = publish_address(&*shared.disk, &shared.folder.writer(), manifest.epoch, address) {
+                tracing::warn!(%error, "other processes cannot be told where the writer is");
+            }
         }
         tracing::info!(
             epoch = manifest.epoch,
@@ -550,12 +553,7 @@ impl Worker {
 
     fn create_store(&self) -> Result<Manifest> {
         let Shared { folder, disk, options, .. } = &*self.shared;
-        if let Some(name) = folder.remains()? {
-            return Err(Error::Foreign(format!(
-                "the data folder {} has {name} but no MANIFEST: restore the manifest, or empty the folder and load again",
-                folder.root().display()
-            )));
-        }
+        folder.refuse_remains()?;
         let mut store = [0; 16];
         File::open(RANDOM).and_then(|mut file| file.read_exact(&mut store)).map_err(Error::io("read", RANDOM))?;
         publish(&**disk, &folder.frontier(), &frontier::initial())?;

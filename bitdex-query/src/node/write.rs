@@ -43,7 +43,7 @@ use crate::{
 /// Records are applied in groups of about this many bytes.
 const GROUP_BYTES: usize = 1 << 20;
 /// How often the writer looks whether a query of another process waits for changes, and whether a flush is due.
-const TICK: Duration = Duration::from_millis(20);
+pub(super) const TICK: Duration = Duration::from_millis(20);
 /// A flush that is expected to write no more than this is done at a drain.
 const CHEAP_BYTES: u64 = 8 << 20;
 /// So often in a row compaction gives way to a flush; then the flush waits, unless memory is short.
@@ -228,6 +228,7 @@ impl Writing {
                 self.files = files;
                 (self.unshown, self.compactable) = (true, true);
             }
+            Command::Flush => self.flushing.due = true,
             Command::Flushed(result) => self.flushed(worker, result)?,
             Command::Compacted(result) => {
                 self.compaction = None;

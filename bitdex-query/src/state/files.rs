@@ -166,6 +166,11 @@ impl Files {
         self.tables.get(source)?.as_ref().map(|file| &file.table)
     }
 
+    /// Verifies the tables of all lookups, whatever was verified before.
+    pub(crate) fn verify_tables(&self) -> Result<()> {
+        self.tables.iter().flatten().try_for_each(|file| file.pack.verify())
+    }
+
     /// Of the file of a lookup's table.
     pub(crate) fn table_format(&self, source: usize) -> Option<u32> {
         self.tables.get(source)?.as_ref().map(|file| file.pack.stamp().format)

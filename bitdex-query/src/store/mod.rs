@@ -86,9 +86,11 @@ impl Folder {
 
     /// The newest manifest; a folder without one holds no store.
     pub fn read_manifest(&self) -> Result<Manifest> {
-        Manifest::read(&self.manifest())?.ok_or_else(|| {
-            Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", self.root.display()))
-        })
+        if let Some(manifest) = Manifest::read(&self.manifest())? {
+            return Ok(manifest);
+        }
+        self.refuse_remains()?;
+        Err(Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", self.root.display())))
     }
 
     pub fn frontier(&self) -> PathBuf {
@@ -148,6 +150,16 @@ impl Folder {
     pub fn remains(&self) -> Result<Option<String>> {
         let remains = |name: &String| segment_number(name).is_some() || is_pack(name);
         Ok(self.names()?.into_iter().filter(remains).min())
+    }
+
+    /// An error where there is more of a store than a folder without a manifest can have.
+    pub fn refuse_remains(&self) -> Result<()> {
+        self.remains()?.map_or(Ok(()), |name| {
+            Err(Error::Foreign(format!(
+                "the data folder {} has {name} but no MANIFEST: restore the manifest, or empty the folder and load again",
+                self.root.display()
+            )))
+        })
     }
 
     /// Unlinks what the manifest does not need: leftovers, packs that it does not name, and the segments of the log

@@ -28,7 +28,7 @@ pub use writer::PackWriter;
 use super::format::{self, Stamp};
 use crate::{
     log::{Error, Result, frame::u64_at},
-    mapping::Map,
+    mapping::{Map, slices::give_way},
 };
 
 // Numbers are read where they lie.
@@ -257,7 +257,10 @@ impl Pack {
 
     /// Verifies every block, also those that were verified before.
     pub fn verify(&self) -> Result<()> {
-        (0..self.checked.div_ceil(BLOCK)).try_for_each(|block| self.verify_block(block))
+        (0..self.checked.div_ceil(BLOCK)).try_for_each(|block| {
+            give_way();
+            self.verify_block(block)
+        })
     }
 
     /// Verified bytes of the file, which are within a section.

@@ -2,12 +2,13 @@
 
 use std::{
     fs,
+    net::TcpStream,
     process::{Command, Output},
 };
 
 use crate::{
     feed::{batch, ingest, load, open, upsert},
-    process::{DEFINITION, Folder, Process},
+    process::{DEFINITION, Folder, Process, eventually, http},
     queries::ready,
 };
 
@@ -105,14 +106,54 @@ async fn garbage_in_a_log_file_is_named() {
     assert!(stderr(&output).contains(last.file_name().unwrap().to_str().unwrap()), "{}", stderr(&output));
 }
 
+/// Starts the writer with a limit of open files, as `ulimit` sets it, and many connections that say nothing.
+async fn flooded(limit: &str) -> (Folder, Process, Vec<TcpStream>) {
+    let folder = Folder::new();
+    let inner = folder.command();
+    let mut command = Command::new("sh");
+    command
+        .args(["-c", &format!("ulimit {limit} && exec \"$@\""), "sh"])
+        .arg(inner.get_program())
+        .args(inner.get_args());
+    let process = Process::start(command);
+    let idle = (0..100).map(|_| TcpStream::connect(&process.http).unwrap()).collect();
+    (folder, process, idle)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_writer_survives_more_connections_than_it_may_have_files_open() {
+    let (folder, process, idle) = flooded("-n 64").await;
+    eventually("all files that it may have open are", || async {
+        process.log().contains("Too many open files").then_some(())
+    })
+    .await;
+    drop(idle);
+    // It could not have been the writer any more.
+    load(&folder, &[&process]).await;
+    ready(&process).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_soft_limit_of_open_files_is_raised() {
+    let (_folder, process, idle) = flooded("-S -n 64").await;
+    let answer = http().get(format!("http://{}/healthz", process.http)).send().await.unwrap();
+    assert!(answer.status().is_success(), "{answer:?}");
+    assert!(!process.log().contains("Too many open files"), "{}", process.log());
+    drop(idle);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_port_that_is_taken_is_named() {
     let folder = Folder::new();
     let first = folder.start();
-    let mut command = folder.command();
-    command.args([format!("--grpc-listen={}", first.grpc)]);
-    let output = command.output().unwrap();
+    let ports = folder.command();
+    let on_the_same = ports.get_args().map(|argument| match argument.to_str() {
+        Some("--grpc-listen=127.0.0.1:0") => format!("--grpc-listen={}", first.grpc).into(),
+        _ => argument.to_owned(),
+    });
+    let output = Command::new(ports.get_program()).args(on_the_same).output().unwrap();
     assert_ne!(output.status.code(), Some(0));
+    assert!(stderr(&output).contains(&first.grpc), "{}", stderr(&output));
     drop(first);
     let output = Process::start(folder.command());
     assert!(!output.grpc.is_empty());

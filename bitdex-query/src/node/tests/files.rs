@@ -444,6 +444,69 @@ async fn compaction_comes_to_an_end_however_often_there_is_something_to_flush() 
     }
 }
 
+/// Its records are in memory, and brought into files before anything else can happen.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_segment_of_the_log_that_is_removed_while_it_is_written_is_made_up_for() {
+    let folder = tempfile::tempdir().unwrap();
+    let (node, reader) = (open(folder.path()).await, open_reader(folder.path()).await);
+    let writer = node.writer().unwrap();
+    make_ready(&writer, "c").await;
+    for n in 0..10 {
+        writer.submit(step("a", n)).await.unwrap();
+    }
+    let names =
+        || std::fs::read_dir(folder.path()).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
+    let removed = names().filter_map(|name| segment_number(&name)).max().unwrap();
+    std::fs::remove_file(segment_path(folder.path(), removed)).unwrap();
+    for n in 10..20 {
+        writer.submit(step("a", n)).await.unwrap();
+    }
+    let needed = || Manifest::read(&folder.path().join("MANIFEST")).unwrap().unwrap().first_segment;
+    until(|| needed() > removed).await;
+    writer.submit(step("a", 20)).await.unwrap();
+    until(|| reader.current().sequence() == node.current().sequence()).await;
+    assert_eq!(reader.current().hash(), node.current().hash());
+    let (sequence, hash) = (node.current().sequence(), node.current().hash());
+    drop(writer);
+    end(reader, folder.path()).await;
+    end(node, folder.path()).await;
+    let next = open(folder.path()).await;
+    assert_eq!((next.current().sequence(), next.current().hash()), (sequence, hash));
+    assert_eq!(steps_of(&next.current(), "a"), 21);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hint_that_cannot_be_read_or_written_ends_no_writer() {
+    let folder = tempfile::tempdir().unwrap();
+    for name in ["RAISE", "WRITER"] {
+        std::fs::create_dir(folder.path().join(name)).unwrap();
+    }
+    let node =
+        Node::open(NodeOptions { advertise: Some("127.0.0.1:1".into()), ..options(folder.path()) }).await.unwrap();
+    let writer = node.writer().unwrap();
+    let started = Instant::now();
+    let mut n = 0;
+    // It looks for wishes meanwhile.
+    while started.elapsed() < 5 * write::TICK {
+        writer.submit(step("a", n)).await.unwrap();
+        n += 1;
+    }
+    assert_eq!((node.role(), node.health().fatal), (Role::Writer, false));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_folder_that_lost_its_manifest_is_no_new_one_for_anybody() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = open(folder.path()).await;
+    make_ready(&node.writer().unwrap(), "c").await;
+    end(node, folder.path()).await;
+    std::fs::remove_file(folder.path().join("MANIFEST")).unwrap();
+    for reader_only in [false, true] {
+        let error = Node::open(NodeOptions { reader_only, ..options(folder.path()) }).await.unwrap_err();
+        assert!(matches!(&error, Error::Precondition(text) if text.contains("restore the manifest")), "{error:?}");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn room_of_documents_that_are_gone_comes_back() {
     const COUNT: i64 = 20_000;

@@ -112,6 +112,11 @@ impl Checkpoint {
         self.pack.path()
     }
 
+    /// Verifies all of it, whatever was verified before.
+    pub(crate) fn verify(&self) -> Result<()> {
+        self.pack.verify()
+    }
+
     pub(crate) fn header(&self) -> &Header {
         &self.header
     }
