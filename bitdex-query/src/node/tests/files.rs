@@ -451,17 +451,20 @@ async fn a_segment_of_the_log_that_is_removed_while_it_is_written_is_made_up_for
     let (node, reader) = (open(folder.path()).await, open_reader(folder.path()).await);
     let writer = node.writer().unwrap();
     make_ready(&writer, "c").await;
+    let names =
+        || std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let newest = || names().filter_map(|name| segment_number(&name)).max().unwrap();
+    let needed = || Manifest::read(&folder.path().join("MANIFEST")).unwrap().unwrap().first_segment;
+    // What the load left is in files, and the next flush of its own accord is far.
+    until(|| node.current().frozen().is_none() && needed() == newest() && node.current().unflushed().rows == 0).await;
     for n in 0..10 {
         writer.submit(step("a", n)).await.unwrap();
     }
-    let names =
-        || std::fs::read_dir(folder.path()).unwrap().filter_map(|entry| entry.unwrap().file_name().into_string().ok());
-    let removed = names().filter_map(|name| segment_number(&name)).max().unwrap();
+    let removed = newest();
     std::fs::remove_file(segment_path(folder.path(), removed)).unwrap();
     for n in 10..20 {
         writer.submit(step("a", n)).await.unwrap();
     }
-    let needed = || Manifest::read(&folder.path().join("MANIFEST")).unwrap().unwrap().first_segment;
     until(|| needed() > removed).await;
     writer.submit(step("a", 20)).await.unwrap();
     until(|| reader.current().sequence() == node.current().sequence()).await;
