@@ -21,7 +21,7 @@ use std::{
 
 use memmap2::{MmapOptions, MmapRaw};
 
-use crate::log::{Error, Result};
+use crate::log::{Error, Result, named::Named};
 
 const MAGIC: &[u8; 8] = b"BITDEXFR";
 const WORD: usize = 8;
@@ -37,13 +37,20 @@ pub fn initial() -> [u8; LENGTH] {
 #[derive(Debug)]
 pub struct Frontier {
     map: MmapRaw,
+    named: Named,
     writable: bool,
 }
 
 impl Frontier {
     /// Maps the file; `writable` for processes that may become the writer.
     pub fn open(path: &Path, writable: bool) -> Result<Self> {
-        let file = File::options().read(true).write(writable).open(path).map_err(Error::io("open", path))?;
+        let file = match File::options().read(true).write(writable).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                return Err(Error::damaged(path, 0, "it is not there (see what damage calls for, in the manual)"));
+            }
+            Err(error) => return Err(Error::io("open", path)(error)),
+        };
         let length = file.metadata().map_err(Error::io("read", path))?.len();
         let mut magic = [0; WORD];
         if length != LENGTH as u64 {
@@ -56,7 +63,12 @@ impl Frontier {
         let mut options = MmapOptions::new();
         options.len(LENGTH);
         let map = if writable { options.map_raw(&file) } else { options.map_raw_read_only(&file) };
-        Ok(Self { map: map.map_err(Error::io("map", path))?, writable })
+        Ok(Self { map: map.map_err(Error::io("map", path))?, named: Named::new(path, &file)?, writable })
+    }
+
+    /// Whether processes that start now come to the same file.
+    pub fn is_there(&self) -> Result<bool> {
+        self.named.is_there()
     }
 
     /// Every record up to this one is durable, and can be read by whoever read this.

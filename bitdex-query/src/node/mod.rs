@@ -66,6 +66,8 @@ struct Problems {
     compacting: Option<String>,
     /// Why a batch was refused that is as good as any: files that it has to look into are damaged.
     applying: Option<String>,
+    /// What somebody did to the folder.
+    folder: Option<String>,
 }
 
 /// What the log's thread and the callers share.
@@ -233,12 +235,13 @@ impl Node {
 
     pub fn health(&self) -> Health {
         let fatal = self.shared.failed.borrow().clone();
-        let Problems { following, writing, keeping, compacting, applying } = self.shared.problems.lock().clone();
+        let Problems { following, writing, keeping, compacting, applying, folder } =
+            self.shared.problems.lock().clone();
         Health {
             role: self.role(),
             fatal: fatal.is_some(),
             stale: following.is_some(),
-            problem: fatal.or(following).or(writing).or(applying).or(keeping).or(compacting),
+            problem: fatal.or(following).or(writing).or(applying).or(folder).or(keeping).or(compacting),
         }
     }
 
@@ -347,6 +350,16 @@ impl Shared {
 
     fn set_applying(&self, problem: Option<String>) {
         self.problems.lock().applying = problem;
+    }
+
+    fn set_folder(&self, problem: Option<String>) {
+        let mut problems = self.problems.lock();
+        if problems.folder != problem {
+            if let Some(problem) = &problem {
+                tracing::error!(problem);
+            }
+            problems.folder = problem;
+        }
     }
 
     fn set_keeping(&self, problem: Option<String>) {

@@ -690,6 +690,15 @@ impl Writing {
         if touched != mem::replace(seen, touched) {
             shared.wanted.send_modify(|count| *count += 1);
         }
+        // Where it cannot be told, other errors will tell more.
+        let is_lost = !self.frontier.is_there().unwrap_or(true);
+        shared.set_folder(is_lost.then(|| {
+            format!(
+                "{} was removed or replaced: no process can start until all have ended and there is a new one (see what \
+                 damage calls for, in the manual)",
+                shared.folder.frontier().display()
+            )
+        }));
         self.keeper.raise()
     }
 }

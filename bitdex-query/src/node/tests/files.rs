@@ -497,6 +497,23 @@ async fn a_hint_that_cannot_be_read_or_written_ends_no_writer() {
     assert_eq!((node.role(), node.health().fatal), (Role::Writer, false));
 }
 
+/// Those that run go on; those that start later could not.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frontier_that_is_removed_shows_in_health() {
+    let folder = tempfile::tempdir().unwrap();
+    let node = open(folder.path()).await;
+    node.writer().unwrap().submit(step("a", 0)).await.unwrap();
+    let path = folder.path().join("FRONTIER");
+    std::fs::rename(&path, folder.path().join("elsewhere")).unwrap();
+    until(|| node.health().problem.is_some_and(|problem| problem.contains("FRONTIER was removed"))).await;
+    node.writer().unwrap().submit(step("a", 1)).await.unwrap();
+    assert!(
+        matches!(Node::open(NodeOptions { reader_only: true, ..options(folder.path()) }).await.unwrap_err(), Error::DataLoss(text) if text.contains("FRONTIER"))
+    );
+    std::fs::rename(folder.path().join("elsewhere"), &path).unwrap();
+    until(|| node.health().problem.is_none()).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_folder_that_lost_its_manifest_is_no_new_one_for_anybody() {
     let folder = tempfile::tempdir().unwrap();
