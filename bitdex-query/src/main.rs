@@ -11,7 +11,10 @@ use bitdex_proto::{Error, definition::Definition};
 use bitdex_query::{
     cli::{Check, Cli, Command, Inspect, LogFormat, Serve},
     inspect::{self, Report, check::Checked},
-    mapping::slices::{ANSWERING, set_slice},
+    mapping::{
+        bus::name_unreadable_files,
+        slices::{ANSWERING, set_slice},
+    },
     server::Server,
     store::{Folder, format, raise::raise},
 };
@@ -80,6 +83,7 @@ fn exit(result: anyhow::Result<bool>) -> ExitCode {
 fn run(options: &Serve) -> anyhow::Result<()> {
     start_logging(options.log_format, &options.log)?;
     raise_descriptor_limit();
+    name_unreadable_files().context("SIGBUS cannot be handled")?;
     let definition = Definition::load(&options.definition)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()

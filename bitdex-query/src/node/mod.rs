@@ -39,6 +39,7 @@ use crate::{
         disk::{Disk, RealDisk},
         frame::MAX_PAYLOAD,
     },
+    mapping::slices::step_back,
     state::{Decoded, Files, State},
     store::{Folder, manifest::Manifest},
 };
@@ -156,6 +157,13 @@ impl Node {
             .map_err(|error| Error::Internal(format!("cannot start the log's thread: {error}")))?;
         result.await.unwrap_or_else(|_| Err(Error::Internal("the log's thread ended while it opened".into())))?;
         Ok(node)
+    }
+
+    /// Reads what the first queries would have to read and verify, for so long at most.
+    pub fn warm(&self, limit: std::time::Duration) {
+        step_back(keeper::NICE);
+        let started = Instant::now();
+        self.current().files().warm_all(&|| started.elapsed() < limit);
     }
 
     /// The newest version, ready or not; never waits.

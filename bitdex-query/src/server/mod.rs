@@ -29,6 +29,7 @@ use bitdex_proto::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::TcpListener,
+    sync::oneshot,
     task::JoinHandle,
 };
 use tokio_stream::{Stream, wrappers::UnixListenerStream};
@@ -60,6 +61,8 @@ const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 16 << 20;
 /// A client that answers no ping for this long has gone, and its session ends.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
+/// For so long at most a process reads files before it takes calls.
+const WARMING: Duration = Duration::from_millis(100);
 /// Time for calls under way to end, once no new ones are taken.
 const LAST_CALLS: Duration = Duration::from_secs(10);
 
@@ -140,6 +143,7 @@ impl Server {
             node = Node::open(self.options.clone()) => node?,
             reason = &mut stop => return Ok(reason),
         };
+        warm(&node).await;
         self.service.opened(Arc::clone(&node));
         let state = node.current();
         tracing::info!(
@@ -190,6 +194,23 @@ fn reachable(address: SocketAddr) -> String {
         IpAddr::V6(_) => IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]),
     };
     SocketAddr::new(ip, address.port()).to_string()
+}
+
+/// Reads files that the first queries would read and verify: those come all at once, and would wait for each other.
+async fn warm(node: &Arc<Node>) {
+    let (done, warmed) = oneshot::channel();
+    let reading = std::thread::Builder::new().name("bitdex-warm".into()).spawn({
+        let node = Arc::clone(node);
+        move || {
+            node.warm(WARMING);
+            // Nobody waits any more where the process ends meanwhile.
+            let _ = done.send(());
+        }
+    });
+    // Without the thread the first queries are slower, no more.
+    if reading.is_ok() {
+        let _ = warmed.await;
+    }
 }
 
 fn front_ended(name: &str, ended: Result<anyhow::Result<()>, tokio::task::JoinError>) -> anyhow::Error {

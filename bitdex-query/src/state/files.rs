@@ -349,9 +349,17 @@ impl Files {
     /// Makes what queries made of files before these, and reads what they read, so that none of them has to wait for it.
     /// Damage is left to be met by whoever looks. Ends early where `go_on` says so.
     pub(crate) fn warm(&self, before: &Self, go_on: &dyn Fn() -> bool) {
-        if !before.is_used() {
-            return;
+        if before.is_used() {
+            self.warm_what(|segment| !same(Some(segment), before.segment(segment.number())), go_on);
         }
+    }
+
+    /// As [`Files::warm`], of all files.
+    pub(crate) fn warm_all(&self, go_on: &dyn Fn() -> bool) {
+        self.warm_what(|_| true, go_on);
+    }
+
+    fn warm_what(&self, is_new: impl Fn(&Arc<Segment>) -> bool, go_on: &dyn Fn() -> bool) {
         let (visible, fields) = (self.layout.schema.visible_at, self.layout.fields.len());
         for field in (0..fields).filter(|_| go_on()) {
             let follows = visible.filter(|_| self.layout.follows_visible_at(field));
@@ -359,7 +367,7 @@ impl Files {
                 let _ = column.warm(follows.map(|visible| self.all_overrides(visible)));
             }
         }
-        let new = || self.segments.iter().filter(|segment| !same(Some(segment), before.segment(segment.number())));
+        let new = || self.segments.iter().filter(|segment| is_new(segment));
         for column in new().flat_map(|segment| (0..fields).filter_map(|field| segment.column(field))) {
             if !go_on() {
                 return;

@@ -3,8 +3,11 @@
 use std::{
     fs,
     net::TcpStream,
+    os::unix::process::ExitStatusExt as _,
     process::{Command, Output},
 };
+
+use rustix::process::Signal;
 
 use crate::{
     feed::{batch, ingest, load, open, upsert},
@@ -131,6 +134,22 @@ async fn a_writer_survives_more_connections_than_it_may_have_files_open() {
     // It could not have been the writer any more.
     load(&folder, &[&process]).await;
     ready(&process).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_file_that_becomes_shorter_under_a_process_is_named() {
+    let folder = Folder::new();
+    let writer = folder.start();
+    load(&folder, &[&writer]).await;
+    // It looks at this file all the time.
+    let mut reader = folder.start_with(&["--reader-only"]);
+    ready(&reader).await;
+    let file = folder.files("FRONTIER").pop().unwrap();
+    fs::File::options().write(true).open(&file).unwrap().set_len(0).unwrap();
+    let status = reader.ended().await;
+    assert_eq!(status.signal(), Some(Signal::BUS.as_raw()), "{}", reader.log());
+    let named = format!("cannot read a page of {}", file.display());
+    eventually("the file's name", || async { reader.log().contains(&named).then_some(()) }).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
