@@ -200,9 +200,9 @@ pub fn compact(
 
 /// What was read for the new file must still be what was once written: its checksums will vouch for whatever stands in it.
 fn verify_inputs(files: &Files, base: Option<&Arc<Pack>>) -> Result<()> {
-    base.map_or(Ok(()), |base| base.verify())?;
-    files.verify_tables()?;
-    files.checkpoint().map_or(Ok(()), |checkpoint| checkpoint.verify())
+    base.map_or(Ok(()), |base| base.verify_again())?;
+    files.verify_tables_again()?;
+    files.checkpoint().map_or(Ok(()), |checkpoint| checkpoint.verify_again())
 }
 
 /// Answers the hash.

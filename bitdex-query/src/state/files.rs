@@ -166,9 +166,9 @@ impl Files {
         self.tables.get(source)?.as_ref().map(|file| &file.table)
     }
 
-    /// Verifies the tables of all lookups, whatever was verified before.
-    pub(crate) fn verify_tables(&self) -> Result<()> {
-        self.tables.iter().flatten().try_for_each(|file| file.pack.verify())
+    /// Verifies again what was read of the tables of all lookups.
+    pub(crate) fn verify_tables_again(&self) -> Result<()> {
+        self.tables.iter().flatten().try_for_each(|file| file.pack.verify_again())
     }
 
     /// Of the file of a lookup's table.

@@ -257,7 +257,12 @@ impl Pack {
 
     /// Verifies every block, also those that were verified before.
     pub fn verify(&self) -> Result<()> {
-        (0..self.checked.div_ceil(BLOCK)).try_for_each(|block| {
+        (0..self.checked.div_ceil(BLOCK)).try_for_each(|block| self.verify_block(block))
+    }
+
+    /// Verifies again every block that was read.
+    pub fn verify_again(&self) -> Result<()> {
+        (0..self.checked.div_ceil(BLOCK)).filter(|block| self.is_verified(*block)).try_for_each(|block| {
             give_way();
             self.verify_block(block)
         })

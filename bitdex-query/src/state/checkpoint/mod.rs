@@ -112,9 +112,9 @@ impl Checkpoint {
         self.pack.path()
     }
 
-    /// Verifies all of it, whatever was verified before.
-    pub(crate) fn verify(&self) -> Result<()> {
-        self.pack.verify()
+    /// Verifies again what was read of it.
+    pub(crate) fn verify_again(&self) -> Result<()> {
+        self.pack.verify_again()
     }
 
     pub(crate) fn header(&self) -> &Header {

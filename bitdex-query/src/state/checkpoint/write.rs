@@ -70,7 +70,7 @@ pub fn write_checkpoint(
     }
     merge.check()?;
     // The new one's checksums will vouch for whatever was read of it.
-    merge.old.map_or(Ok(()), Checkpoint::verify)?;
+    merge.old.map_or(Ok(()), Checkpoint::verify_again)?;
     let bytes = pack.finish()?;
     let checkpoint = CheckpointRef { file: name, sequence, generation: frozen.header.generation };
     Ok(Flushed { checkpoint, staged, bytes })
