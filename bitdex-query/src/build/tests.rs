@@ -208,6 +208,17 @@ fn load(store: &mut Store, model: &mut Model, rng: &mut ChaCha8Rng, ops: usize, 
     }
 }
 
+/// Some random ops after a load.
+fn change(store: &mut Store, model: &mut Model, rng: &mut ChaCha8Rng) {
+    for _ in 0..200 {
+        let op = random_op(rng, &store.schema, IDS);
+        if !matches!(op, Op::QueryOpSet { .. }) {
+            model.apply(&store.schema, &op);
+            store.batch(&[op]);
+        }
+    }
+}
+
 fn assert_documents(store: &Store, model: &Model) {
     let of_model = model.documents(&store.schema);
     let shown = show(&store.state);
@@ -266,13 +277,7 @@ fn compaction_changes_nothing_that_a_state_shows() {
         load(&mut store, &mut model, &mut rng, 500, false);
         store.end_load();
         for _ in 0..4 {
-            for _ in 0..200 {
-                let op = random_op(&mut rng, &store.schema, IDS);
-                if !matches!(op, Op::QueryOpSet { .. }) {
-                    model.apply(&store.schema, &op);
-                    store.batch(&[op]);
-                }
-            }
+            change(&mut store, &mut model, &mut rng);
             store.flush();
             let before = show(&store.state);
             let mut works = 0;
@@ -304,13 +309,7 @@ fn what_is_damaged_after_it_was_read_once_is_not_rewritten() {
     store.end_load();
     store.flush();
     while store.compact().is_some() {}
-    for _ in 0..200 {
-        let op = random_op(&mut rng, &store.schema, IDS);
-        if !matches!(op, Op::QueryOpSet { .. }) {
-            model.apply(&store.schema, &op);
-            store.batch(&[op]);
-        }
-    }
+    change(&mut store, &mut model, &mut rng);
     store.flush();
     show(&store.state);
     let work = pick(store.state.files(), 0.0, 0).unwrap().unwrap();

@@ -87,15 +87,13 @@ impl SegmentHeader {
             return Err(Error::damaged(path, 0, "it does not begin as a segment of the log does"));
         }
         let found = u32_at(bytes, 8).ok_or_else(short)?;
-        if found != SEGMENT_FORMAT && is_of_this_format(bytes) {
-            return Err(Error::damaged(
-                path,
-                8,
-                format!("it says that it has format {found}, but is of {SEGMENT_FORMAT}"),
-            ));
-        }
         if found != SEGMENT_FORMAT {
-            return Err(Error::Format { path: path.into(), found, supported: SEGMENT_FORMAT.to_string() });
+            return Err(match is_of_this_format(bytes) {
+                true => {
+                    Error::damaged(path, 8, format!("it says that it has format {found}, but is of {SEGMENT_FORMAT}"))
+                }
+                false => Error::Format { path: path.into(), found, supported: SEGMENT_FORMAT.to_string() },
+            });
         }
         let length = u32_at(bytes, 12).ok_or_else(short)?;
         if length as usize != SEGMENT_HEADER {

@@ -78,7 +78,8 @@ impl LogWriter {
     }
 
     /// Makes the records durable, all or none, with the sequence numbers from [`LogWriter::next`] on, and moves the
-    /// frontier over them. After a [refusal](Error::is_refusal) it may be tried again; after every other error the writer is poisoned.
+    /// frontier over them. After a [refusal](Error::is_refusal) it may be tried again; after every other error the writer
+    /// is poisoned.
     pub fn commit<P: AsRef<[u8]>>(&mut self, payloads: &[P]) -> Result<()> {
         if let Some((_, named)) = &self.file
             && !named.is_there()?

@@ -708,7 +708,8 @@ impl BlockBuffer {
     }
 }
 
-fn put(words: &mut [u64; WORDS], ids: &[u16]) {
+/// Adds ids to words.
+pub fn put(words: &mut [u64; WORDS], ids: &[u16]) {
     for (n, bit) in ids.iter().copied().map(place) {
         words[n] |= bit;
     }

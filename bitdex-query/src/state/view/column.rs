@@ -17,7 +17,7 @@ use crate::{
         columns::{BlockBounds, BlockReader, Column, SparseColumn},
         lanes::{LANE, LANES, LaneBounds, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
-        sets::{Block, WORDS},
+        sets::{Block, WORDS, put},
         tops::{BlockTops, Outlier},
     },
 };
@@ -357,17 +357,14 @@ impl<'s> CodeReader<'s> {
     /// Puts ids into the words of the block, among them all that reach `least` for what layers above the base say.
     /// `raised`: those that layers in memory raise so high, where they are known.
     pub(crate) fn add_reaching(&self, least: u64, raised: Option<&[u16]>, words: &mut [u64; WORDS]) {
-        let put = |ids: &[u16], words: &mut [u64; WORDS]| {
-            ids.iter().for_each(|id| words[usize::from(*id >> 6)] |= 1 << (id & 63));
-        };
-        put(raised.unwrap_or_default(), words);
+        put(words, raised.unwrap_or_default());
         for layer in &self.above {
             let known = match layer {
                 Said::Layer(_) => raised.map(|_| &[][..]),
                 Said::Checkpoint(block, _) => block.reaching(least),
             };
             if let Some(ids) = known {
-                put(ids, words);
+                put(words, ids);
                 continue;
             }
             for n in layer.bounds().reaching(least) {
