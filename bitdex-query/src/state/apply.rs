@@ -17,7 +17,7 @@ use super::{
 use crate::{build::staging::Staging, engine, segment::SEGMENT_BITS};
 
 /// Changes of rows that are worked out at once, at most about.
-const MOST: usize = 200_000;
+const MOST: usize = 300_000;
 
 /// See [`State::take`].
 #[derive(Debug, Default)]

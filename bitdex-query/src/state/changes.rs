@@ -9,9 +9,10 @@ use smallvec::SmallVec;
 
 use super::{
     State,
-    compute::broken,
+    compute::{self, broken},
     encode::{self, Broken, Input},
     layout::{Layout, Place},
+    parallel::Parts,
 };
 use crate::{log::Result, mapping::slices::give_way, segment::value::ValueRef};
 
@@ -20,6 +21,8 @@ pub(super) type Span = std::ops::Range<usize>;
 
 /// Where a row is that is to be; `None`: it is gone.
 pub(super) type NewRow = (Place, i64, Option<Span>);
+
+type Steps = [(Place, i64, Step)];
 
 #[derive(Debug)]
 enum Step {
@@ -51,7 +54,9 @@ pub(super) struct Resolved<'s> {
     /// Each with its old row.
     rows: Vec<(NewRow, Option<&'s [u8]>)>,
     /// Of the new rows.
-    pub(super) bytes: Vec<u8>,
+    bytes: Vec<u8>,
+    /// What the state's hash grows by.
+    pub(super) hash: u128,
 }
 
 impl<'s> Resolved<'s> {
@@ -163,45 +168,101 @@ impl Changes {
 
     /// The rows that differ from the state's.
     pub(super) fn resolve(mut self, state: &State) -> Result<Resolved<'_>> {
-        // In bulk they mostly come in order already, or in runs.
-        self.steps.sort_by_key(|(place, key, _)| (*place, *key));
-        let mut rows = Vec::with_capacity(self.steps.len());
-        let mut folding = Folding { held: self.bytes, ..Folding::default() };
-        let mut steps = self.steps.as_slice();
+        let key_of = |(place, key, _): &(Place, i64, Step)| (*place, *key);
+        let parts = Parts::of(self.steps.len());
+        // In bulk they mostly come in order already, or in runs; two runs are left to be merged.
+        let half = self.steps.len() / 2;
+        let (front, back) = self.steps.split_at_mut(half);
+        parts.both(|| front.sort_by_key(key_of), || back.sort_by_key(key_of));
+        self.steps.sort_by_key(key_of);
+        let (steps, came) = (self.steps.as_slice(), self.bytes.as_slice());
+        // No group is cut.
+        let start = |part: usize| {
+            let at = steps.len() * part / parts.count;
+            match steps.get(..at).and_then(<[_]>::last).map(key_of) {
+                Some(before) => at + steps[at..].iter().take_while(|step| key_of(step) == before).count(),
+                None => at,
+            }
+        };
+        let folded = parts.work(|numbers| {
+            let fold = |part| {
+                let mut folding = Folding::new(came);
+                folding.fold_all(state, steps.get(start(part)..start(part + 1)).unwrap_or_default())?;
+                Ok((part, folding))
+            };
+            numbers.map(fold).collect::<Result<Vec<_>>>()
+        });
+        let mut folded: Vec<_> = folded.into_iter().collect::<Result<Vec<_>>>()?.into_iter().flatten().collect();
+        folded.sort_unstable_by_key(|(part, _)| *part);
+
+        let mut rows = Vec::with_capacity(folded.iter().map(|(_, part)| part.rows.len()).sum());
+        let mut made = Vec::with_capacity(folded.iter().map(|(_, part)| part.made.len()).sum());
+        let mut hash = 0_u128;
+        for (_, part) in folded {
+            let moved = |span: Span| match span.start < came.len() {
+                true => span,
+                false => span.start + made.len()..span.end + made.len(),
+            };
+            rows.extend(part.rows.into_iter().map(|((place, key, new), old)| ((place, key, new.map(moved)), old)));
+            made.extend_from_slice(&part.made);
+            hash = hash.wrapping_add(part.hash);
+        }
+        self.bytes.append(&mut made);
+        Ok(Resolved { rows, bytes: self.bytes, hash })
+    }
+}
+
+/// Works out the new rows of some steps.
+#[derive(Debug)]
+struct Folding<'c, 's> {
+    /// Bytes of the rows that came.
+    came: &'c [u8],
+    /// Of those that are worked out. Spans say where they stand behind those that came.
+    made: Vec<u8>,
+    /// See [`Resolved`].
+    rows: Vec<(NewRow, Option<&'s [u8]>)>,
+    hash: u128,
+    /// Used again for each set.
+    values: Vec<u8>,
+}
+
+impl<'c, 's> Folding<'c, 's> {
+    fn new(came: &'c [u8]) -> Self {
+        Self { came, made: Vec::new(), rows: Vec::new(), hash: 0, values: Vec::new() }
+    }
+
+    /// Takes in steps, which are in order.
+    fn fold_all(&mut self, state: &'s State, mut steps: &Steps) -> Result<()> {
+        self.rows.reserve(steps.len());
         while let Some((place, key, _)) = steps.first() {
             give_way();
             let length = steps.iter().take_while(|(of, other, _)| (of, other) == (place, key)).count();
             let (group, rest) = steps.split_at(length);
             steps = rest;
             let old = state.row(*place, *key)?;
-            let new = match folding.fold(old, group) {
+            let new = match self.fold(old, group) {
                 Ok(new) => new,
                 Err(Broken) => return Err(broken(&state.layout, *place, *key, old.unwrap_or_default())),
             };
-            let is_new = match &new {
-                Some(span) => folding.held.get(span.clone()) != old,
-                None => old.is_some(),
-            };
-            if is_new {
-                rows.push(((*place, *key, new), old));
+            let row = new.as_ref().and_then(|span| self.row(span));
+            if row != old {
+                let hash_of = |row: Option<&[u8]>| row.map_or(0, |row| compute::row_hash(*place, *key, row));
+                self.hash = self.hash.wrapping_sub(hash_of(old)).wrapping_add(hash_of(row));
+                self.rows.push(((*place, *key, new), old));
             }
         }
-        Ok(Resolved { rows, bytes: folding.held })
+        Ok(())
     }
-}
 
-/// Works out the new row of one place and key; its room is used again.
-#[derive(Debug, Default)]
-struct Folding {
-    /// Bytes of rows, those that are worked out behind those that came.
-    held: Vec<u8>,
-    values: Vec<u8>,
-    out: Vec<u8>,
-}
+    fn row(&self, span: &Span) -> Option<&[u8]> {
+        match span.start.checked_sub(self.came.len()) {
+            None => self.came.get(span.clone()),
+            Some(start) => self.made.get(start..start + span.len()),
+        }
+    }
 
-impl Folding {
-    /// `None`: there is no row. `group` is in order.
-    fn fold(&mut self, old: Option<&[u8]>, group: &[(Place, i64, Step)]) -> Result<Option<Span>, Broken> {
+    /// The new row of one place and key. `None`: there is none. `group` is in order.
+    fn fold(&mut self, old: Option<&[u8]>, group: &Steps) -> Result<Option<Span>, Broken> {
         // The last whole row hides what was before it.
         let whole = group.iter().rposition(|(_, _, step)| matches!(step, Step::Row(_)));
         let (held, group) = match whole.and_then(|at| Some((&group.get(at)?.2, group.get(at + 1..)?))) {
@@ -209,30 +270,21 @@ impl Folding {
             _ => (None, group),
         };
         let Some((_, _, first)) = group.first() else { return Ok(held.flatten()) };
-        let mut out = std::mem::take(&mut self.out);
-        out.clear();
-        let start = match &held {
-            Some(span) => span.clone().and_then(|span| self.held.get(span)),
+        let start = match held {
+            Some(span) => span.and_then(|span| self.came.get(span)),
             None => old,
         };
+        let begin = self.came.len() + self.made.len();
         let is_there = match first {
-            Step::External(_) => external(start, group, &mut out),
-            _ => members(start, group, &mut self.values, &mut out),
+            Step::External(_) => external(start, group, &mut self.made),
+            _ => members(start, group, &mut self.values, &mut self.made),
         };
-        let span = self.held.len()..self.held.len() + out.len();
-        self.held.extend_from_slice(&out);
-        self.out = out;
-        Ok(is_there?.then_some(span))
+        Ok(is_there?.then_some(begin..self.came.len() + self.made.len()))
     }
 }
 
 /// Writes the new set to `out`; tells whether it has any values.
-fn members(
-    old: Option<&[u8]>,
-    group: &[(Place, i64, Step)],
-    values: &mut Vec<u8>,
-    out: &mut Vec<u8>,
-) -> Result<bool, Broken> {
+fn members(old: Option<&[u8]>, group: &Steps, values: &mut Vec<u8>, out: &mut Vec<u8>) -> Result<bool, Broken> {
     let mut changes = SmallVec::<[(ValueRef<'_>, bool); 16]>::new();
     for (_, _, step) in group {
         if let Step::Member(value, present) = step {
@@ -272,7 +324,7 @@ fn members(
 }
 
 /// As [`members`], of an external field.
-fn external(old: Option<&[u8]>, group: &[(Place, i64, Step)], out: &mut Vec<u8>) -> Result<bool, Broken> {
+fn external(old: Option<&[u8]>, group: &Steps, out: &mut Vec<u8>) -> Result<bool, Broken> {
     let mut held = match old {
         Some(old) => Input(old).field()?,
         None => FieldValue::Null,

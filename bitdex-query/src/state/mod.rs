@@ -14,6 +14,7 @@ mod filter_sets;
 mod known_terms;
 pub(crate) mod layer;
 pub(crate) mod layout;
+mod parallel;
 mod rows;
 mod settle;
 mod sorted;

@@ -7,10 +7,7 @@
 use std::{
     collections::{BTreeMap, HashMap},
     ops::RangeInclusive,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::Arc,
 };
 
 use bitdex_proto::{
@@ -27,10 +24,11 @@ use super::{
     encode::{self, Broken, Input},
     layer::{Layer, LayerColumn, LayerSets, RowEntry, SetChange, SetKey},
     layout::{Layout, Numbers, Place, Way},
+    parallel::Parts,
 };
 use crate::{
     log::Result,
-    mapping::slices::{Manner, give_way},
+    mapping::slices::give_way,
     segment::{
         BLOCK_BITS, Index,
         sets::{Block, BlockBuffer},
@@ -40,11 +38,6 @@ use crate::{
 
 /// From this many documents on, those that a row reaches are moved together where that is possible.
 const WIDE: u64 = 1024;
-/// From this many documents on, they are computed, and what follows is written, by several threads.
-const PARALLEL: u64 = if cfg!(test) { 1_000 } else { 8_192 };
-
-/// Parts for each of these threads.
-const PARTS: usize = 8;
 
 /// What a set of rows does to the layers.
 #[derive(Debug, Default)]
@@ -166,20 +159,7 @@ impl Effects {
             held_rows.change(rows);
             write_sets(layout, sets, &wide, held_sets);
         };
-        let write_columns = || write_columns(layout, columns, &wide, held_columns);
-        if rows.len() as u64 >= PARALLEL {
-            let manner = Manner::of_this_thread();
-            std::thread::scope(|scope| {
-                scope.spawn(|| {
-                    manner.take_over();
-                    write_columns();
-                });
-                write_rows();
-            });
-        } else {
-            write_rows();
-            write_columns();
-        }
+        Parts::of(rows.len()).both(write_rows, || write_columns(layout, columns, &wide, held_columns));
     }
 }
 
@@ -299,10 +279,7 @@ impl State {
             let state = &*self;
             let resolved = changes.resolve(state)?;
             let rows = resolved.rows();
-            let hash = rows.iter().fold(state.header.hash, |hash, change| {
-                let of = |row: Option<&[u8]>| row.map_or(0, |row| compute::row_hash(change.place, change.key, row));
-                hash.wrapping_sub(of(change.old)).wrapping_add(of(change.new))
-            });
+            let hash = state.header.hash.wrapping_add(resolved.hash);
             let effects = Settling::new(state, &rows)?.effects()?;
             let back = state.hop_rows(&rows)?;
             let (new, bytes) = resolved.into_new();
@@ -463,19 +440,7 @@ impl<'s, 'r> Settling<'s, 'r> {
         let mut all: RoaringBitmap = self.own.iter().map(|own| own.id).collect();
         others -= &all;
         all |= &others;
-        let threads = match all.len() {
-            PARALLEL.. => std::thread::available_parallelism().map_or(1, usize::from),
-            _ => 1,
-        };
-        let mut effects = if threads > 1 {
-            self.in_parts(&all, &others, threads)?
-        } else {
-            let mut worker = Worker::new(&self);
-            self.documents(0..=u32::MAX, &others, &mut worker)?;
-            worker.effects
-        };
-        effects.wide = wide;
-        Ok(effects)
+        Ok(Effects { wide, ..self.in_parts(&all, &others)? })
     }
 
     /// Finds what lookups reach: fills `reached`, and answers with what can be moved without a look at documents.
@@ -554,35 +519,25 @@ impl<'s, 'r> Settling<'s, 'r> {
         Ok(())
     }
 
-    /// What changes in all of these documents. Each thread takes the next part when it is through with one: new documents
-    /// take much longer than others, and lie together.
-    fn in_parts(&self, all: &RoaringBitmap, others: &RoaringBitmap, threads: usize) -> Result<Effects> {
-        let share = all.len().div_ceil((threads * PARTS) as u64);
+    /// What changes in all of these documents.
+    fn in_parts(&self, all: &RoaringBitmap, others: &RoaringBitmap) -> Result<Effects> {
+        let parts = Parts::of(all.len() as usize);
+        let share = all.len().div_ceil(parts.count as u64);
         let firsts: Vec<u32> = (0..).map_while(|n| all.select(u32::try_from(n * share).ok()?)).collect();
-        let next = AtomicUsize::new(0);
-        let work = || -> Result<Effects> {
+        let made = parts.work(|numbers| {
             let mut worker = Worker::new(self);
-            loop {
-                let part = next.fetch_add(1, Ordering::Relaxed);
-                let Some(first) = firsts.get(part) else { return Ok(worker.effects) };
+            for part in numbers {
+                let Some(first) = firsts.get(part) else { break };
                 let last = firsts.get(part + 1).map_or(u32::MAX, |next| next - 1);
                 self.documents(*first..=last, others, &mut worker)?;
             }
-        };
-        let manner = Manner::of_this_thread();
-        let polite = || {
-            manner.take_over();
-            work()
-        };
-        std::thread::scope(|scope| {
-            let workers: Vec<_> = (1..threads).map(|_| scope.spawn(polite)).collect();
-            // In any order: all is sorted before it is written.
-            let mut effects = work()?;
-            for worker in workers {
-                effects.append(worker.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))?);
-            }
-            Ok(effects)
-        })
+            Ok(worker.effects)
+        });
+        // In any order: all is sorted before it is written.
+        let mut made = made.into_iter();
+        let mut effects = made.next().transpose()?.unwrap_or_default();
+        made.try_for_each(|more| more.map(|more| effects.append(more)))?;
+        Ok(effects)
     }
 
     /// What changes in the documents of a range: those with rows of their own that changed, and `others`.
