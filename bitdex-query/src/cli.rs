@@ -54,7 +54,9 @@ pub enum Command {
     /// A release reads its own format and the one before, and writes the format that the store has, so that pods can be
     /// replaced one after another, and back. Raise the format when the older release is not needed any more: it cannot
     /// read the store afterwards. Where the folder has a writer it is asked, otherwise the manifest is replaced here.
-    #[command(after_help = "Example:\n  kubectl exec bitdex-0 -- bitdex-query raise-format --data /var/lib/bitdex")]
+    #[command(
+        after_help = "Example:\n  kubectl exec deploy/bitdex-query -- bitdex-query raise-format --data /var/lib/bitdex"
+    )]
     RaiseFormat {
         /// Folder of the index.
         #[arg(long, env = "BITDEX_DATA", value_name = "FOLDER")]

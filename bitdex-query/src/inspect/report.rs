@@ -410,7 +410,7 @@ impl Display for Report {
             _ => writeln!(f, "checkpoint  none yet")?,
         }
         writeln!(f, "log         needed from segment {} on", self.first_log_segment)?;
-        writeln!(f, "writer      epoch {}, {}", self.epoch, self.writer.as_deref().unwrap_or("no address told"))?;
+        writeln!(f, "last writer epoch {}, {}", self.epoch, self.writer.as_deref().unwrap_or("no address told"))?;
         let [total, dead] = [self.total_bytes, self.dead_bytes].map(Grouped);
         writeln!(f, "bytes       {total} in all, {dead} in dead files")?;
         let old = |file: &&FileReport| file.needed && file.format.is_some_and(|format| format < self.format);
@@ -420,6 +420,11 @@ impl Display for Report {
         }
         if let Some(CheckpointRows { rows, taken_in }) = self.checkpoint_rows {
             writeln!(f, "dead rows   {taken_in} of the checkpoint's {rows}, which base files have taken in")?;
+            writeln!(
+                f,
+                "            {} of base files at most, which the checkpoint replaces",
+                rows.saturating_sub(taken_in)
+            )?;
         }
         writeln!(f, "\n{:>15}  file", "bytes")?;
         for file in &self.files {

@@ -46,6 +46,8 @@ const GROUP_BYTES: usize = 1 << 20;
 pub(super) const TICK: Duration = Duration::from_millis(20);
 /// A flush that is expected to write no more than this is done at a drain.
 const CHEAP_BYTES: u64 = 8 << 20;
+/// And to take no longer: ingestion waits for it.
+const CHEAP_TIME: Duration = Duration::from_millis(50);
 /// So often in a row compaction gives way to a flush; then the flush waits, unless memory is short.
 const GIVES_WAY: u32 = 3;
 /// After a failure in the background, before it is tried again.
@@ -641,8 +643,9 @@ impl Writing {
         self.finish_flush(worker)?;
         // In vain, were something refused just now: then it stays in the log.
         let unflushed = worker.state.unflushed();
-        let cheap = self.flushing.bytes + unflushed.bytes + worker.state.staged_bytes().0 <= CHEAP_BYTES;
-        let freezes = cheap && unflushed.rows > 0 && worker.state.frozen().is_none();
+        let freezes = self.is_cheap(unflushed.bytes + worker.state.staged_bytes().0)
+            && unflushed.rows > 0
+            && worker.state.frozen().is_none();
         if freezes {
             self.freeze(worker)?;
         }
@@ -663,12 +666,18 @@ impl Writing {
         Ok((store, end, frontier))
     }
 
+    /// Whether a flush of so many more bytes than the last one's may be done at a drain.
+    fn is_cheap(&self, more: u64) -> bool {
+        self.flushing.bytes + more <= CHEAP_BYTES && self.flushing.took <= CHEAP_TIME
+    }
+
     /// Brings into files what a flush that was cancelled left, where that is cheap.
     fn finish_flush(&mut self, worker: &mut Worker) -> Result<()> {
         self.files = self.keeper.files();
         worker.state.adopt(Arc::clone(&self.files))?;
         let Some(frozen) = worker.state.frozen().cloned() else { return Ok(()) };
-        if self.flushing.bytes + frozen.bytes() > CHEAP_BYTES || self.frontier.load() < frozen.sequence() {
+        let cheap = self.is_cheap(frozen.bytes());
+        if !cheap || self.frontier.load() < frozen.sequence() {
             return Ok(());
         }
         if let Some(flush) = self.keeper.flush_now(&frozen, &worker.began)? {

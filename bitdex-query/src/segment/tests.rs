@@ -504,6 +504,15 @@ fn sparse_columns_come_back_as_they_were_written() {
             writer.finish(pack).unwrap();
         });
         let column = SparseColumn::open(&pack, 5).unwrap().unwrap();
+        if rng.random() {
+            column.warm(None).unwrap();
+        }
+        for _ in 0..20 {
+            let number: u16 = rng.random();
+            let within = u32::from(number) << 16..=u32::from(number) << 16 | 0xffff;
+            let is_there = column.overridden(number).unwrap().is_some();
+            assert_eq!(is_there, codes.range(within).next().is_some(), "{number}");
+        }
         let mut order: Vec<(u64, u32)> = codes.iter().filter_map(|(id, code)| Some(((*code)?, *id))).collect();
         order.sort_unstable();
         assert_eq!((column.len(), column.values()), (codes.len(), order.len()));

@@ -23,6 +23,12 @@ use crate::{
 /// One code in so many reaches a floor.
 const SHARES: [usize; 4] = [128, 32, 8, 2];
 
+/// Blocks that are side by side in a [`Shelf`].
+const SHELF: usize = 64;
+
+/// Blocks that were looked into; `None`: nothing is said of any of their ids.
+type Shelf = Box<[OnceLock<Option<Box<Overridden>>>; SHELF]>;
+
 /// A column of a checkpoint.
 #[derive(Debug)]
 pub struct SparseColumn {
@@ -32,11 +38,20 @@ pub struct SparseColumn {
     codes: Part,
     codeless: Part,
     order: Part,
-    /// By number of the block, once it was looked into.
-    blocks: Box<[OnceLock<Box<Overridden>>]>,
+    /// By number of the block. Ids may be few and far between, so that most of these are never made.
+    blocks: Box<[OnceLock<Shelf>]>,
     /// Codes that one in so many of the ids reach, descending.
     floors: OnceLock<Vec<u64>>,
     ahead: OnceLock<Ahead>,
+}
+
+fn number_of(id: u64) -> u16 {
+    (id >> BLOCK_BITS) as u16
+}
+
+/// The number of a block's shelf, and its place there.
+fn shelf_of(number: u16) -> (usize, usize) {
+    (usize::from(number) / SHELF, usize::from(number) % SHELF)
 }
 
 impl SparseColumn {
@@ -49,11 +64,11 @@ impl SparseColumn {
         if codes.len() != ids * 8 || codeless.len() != ids.div_ceil(64) * 8 || values as u64 != meta.values {
             return Err(section.damaged(0, "its parts have other lengths than its numbers say"));
         }
-        let blocks = match ids.checked_sub(1) {
-            Some(last) => (keys.at(&section, last)? >> BLOCK_BITS).saturating_add(1).min(1 << (u32::BITS - BLOCK_BITS)),
+        let shelves = match ids.checked_sub(1) {
+            Some(last) => shelf_of(number_of(keys.at(&section, last)?)).0 + 1,
             None => 0,
         };
-        let blocks = (0..blocks).map(|_| OnceLock::new()).collect();
+        let blocks = (0..shelves).map(|_| OnceLock::new()).collect();
         let ahead = OnceLock::new();
         Ok(Some(Self { section, keys, values, codes, codeless, order, blocks, floors: OnceLock::new(), ahead }))
     }
@@ -82,16 +97,15 @@ impl SparseColumn {
     pub fn overridden(&self, number: u16) -> Result<Option<(&Overridden, &[u64])>> {
         let Some(block) = self.block(number)? else { return Ok(None) };
         let positions = block.positions();
-        if positions.is_empty() {
-            return Ok(None);
-        }
         Ok(Some((block, self.codes.slice(&self.section, positions.start, positions.len())?)))
     }
 
     fn block(&self, number: u16) -> Result<Option<&Overridden>> {
-        let Some(place) = self.blocks.get(usize::from(number)) else { return Ok(None) };
-        if let Some(block) = place.get() {
-            return Ok(Some(block));
+        let (shelf, at) = shelf_of(number);
+        let Some(shelf) = self.blocks.get(shelf) else { return Ok(None) };
+        let shelf = shelf.get_or_init(|| Box::new([const { OnceLock::new() }; SHELF]));
+        if let Some(block) = shelf[at].get() {
+            return Ok(block.as_deref());
         }
         let first = self.position(u32::from(number) << BLOCK_BITS)?;
         let behind = match number.checked_add(1) {
@@ -100,7 +114,8 @@ impl SparseColumn {
         };
         let ids = (first..behind).map(|n| Ok((self.id(n)? as u16, self.code(n)?))).collect::<Result<Vec<_>>>()?;
         let floors = self.floors()?;
-        Ok(Some(place.get_or_init(|| Box::new(Overridden::new(first, &ids, floors)))))
+        let made = || (!ids.is_empty()).then(|| Box::new(Overridden::new(first, &ids, floors)));
+        Ok(shelf[at].get_or_init(made).as_deref())
     }
 
     fn floors(&self) -> Result<&[u64]> {
@@ -131,7 +146,11 @@ impl SparseColumn {
     /// Reads it, and makes what queries would make at their first look. `beside`: as for [`SparseColumn::ahead_of`],
     /// where there may be such a column.
     pub fn warm(&self, beside: Option<Option<&Self>>) -> Result<()> {
-        (0..self.blocks.len()).try_for_each(|number| self.block(number as u16).map(|_| ()))?;
+        let mut n = 0;
+        while n < self.len() {
+            let number = number_of(self.id(n)?.into());
+            n = self.block(number)?.map_or(self.len(), |block| block.positions().end);
+        }
         beside.map_or(Ok(()), |beside| self.ahead_of(beside).map(|_| ()))
     }
 
