@@ -8,7 +8,11 @@
 
 mod address;
 
-use std::{fs::File, path::Path};
+use std::{
+    fs::File,
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 use rustix::fs::{FlockOperation, flock};
 
@@ -70,7 +74,24 @@ pub fn lock(path: &Path) -> Result<LockGuard> {
 }
 
 fn open(path: &Path) -> Result<File> {
-    File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(Error::io("open", path))
+    File::options()
+        .read(true)
+        .write(true)
+        .create(true)
+        .truncate(false)
+        .open(path)
+        .map_err(|error| not_opened(path, error))
+}
+
+fn not_opened(path: &Path, error: io::Error) -> Error {
+    match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::Foreign(format!(
+            "cannot open {}: {error}: a process that may write there can become the writer; one that is only to read is \
+             given --reader-only",
+            path.display()
+        )),
+        _ => Error::io("open", path)(error),
+    }
 }
 
 fn confirm(path: &Path, file: File) -> Result<LockGuard> {
@@ -107,6 +128,16 @@ mod tests {
         assert!(try_lock(&path).unwrap().is_none());
         drop(guard);
         assert!(try_lock(&path).unwrap().is_some());
+    }
+
+    #[test]
+    fn one_that_may_not_write_is_told_how_it_can_read() {
+        let path = Path::new("/data/LOCK");
+        for kind in [ErrorKind::PermissionDenied, ErrorKind::ReadOnlyFilesystem] {
+            let error = not_opened(path, kind.into()).to_string();
+            assert!(error.contains("/data/LOCK") && error.contains("--reader-only"), "{error}");
+        }
+        assert!(matches!(not_opened(path, ErrorKind::StorageFull.into()), Error::Io { .. }));
     }
 
     #[test]
