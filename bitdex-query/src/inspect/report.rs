@@ -66,13 +66,15 @@ pub struct CheckpointRows {
     pub taken_in: u64,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct FieldReport {
     pub field: String,
     /// Sets and columns in segments.
     pub base_bytes: u64,
     /// Sets and columns in the checkpoint.
     pub checkpoint_bytes: u64,
+    /// Sets and columns in files that the manifest does not name.
+    pub dead_bytes: u64,
 }
 
 #[derive(Debug, Serialize)]
@@ -363,21 +365,20 @@ fn sum(files: &[FileReport]) -> Vec<SectionReport> {
     sections
 }
 
-/// What the sections of fields take in needed files.
+/// What the sections of fields take.
 fn by_field(files: &[FileReport]) -> Vec<FieldReport> {
-    let mut sums: BTreeMap<&str, (u64, u64)> = BTreeMap::new();
-    for section in files.iter().filter(|file| file.needed).flat_map(|file| &file.sections) {
+    let mut fields: BTreeMap<&str, FieldReport> = BTreeMap::new();
+    for (file, section) in files.iter().flat_map(|file| file.sections.iter().map(move |section| (file, section))) {
         let Some(field) = section.field.as_deref().filter(|_| section.is_index) else { continue };
-        let (base, checkpoint) = sums.entry(field).or_default();
-        let sum = if section.file == PackKind::Checkpoint.name() { checkpoint } else { base };
+        let sums = fields.entry(field).or_insert_with(|| FieldReport { field: field.into(), ..FieldReport::default() });
+        let sum = match section.file == PackKind::Checkpoint.name() {
+            _ if !file.needed => &mut sums.dead_bytes,
+            true => &mut sums.checkpoint_bytes,
+            false => &mut sums.base_bytes,
+        };
         *sum += section.bytes;
     }
-    let field = |(field, (base_bytes, checkpoint_bytes)): (&str, _)| FieldReport {
-        field: field.into(),
-        base_bytes,
-        checkpoint_bytes,
-    };
-    let mut fields: Vec<FieldReport> = sums.into_iter().map(field).collect();
+    let mut fields: Vec<FieldReport> = fields.into_values().collect();
     fields.sort_by_key(|field| std::cmp::Reverse(field.base_bytes + field.checkpoint_bytes));
     fields
 }
@@ -439,10 +440,11 @@ impl Display for Report {
             writeln!(f, "{:>15}  {}: {}{field}", Grouped(section.bytes), section.file, section.section)?;
         }
         if !self.fields.is_empty() {
-            writeln!(f, "\n{:>15} {:>15}  index of field", "base", "checkpoint")?;
+            writeln!(f, "\n{:>15} {:>15} {:>15}  index of field", "base", "checkpoint", "in dead files")?;
         }
-        for FieldReport { field, base_bytes, checkpoint_bytes } in &self.fields {
-            writeln!(f, "{:>15} {:>15}  {field}", Grouped(*base_bytes), Grouped(*checkpoint_bytes))?;
+        for FieldReport { field, base_bytes, checkpoint_bytes, dead_bytes } in &self.fields {
+            let [base, checkpoint, dead] = [base_bytes, checkpoint_bytes, dead_bytes].map(|bytes| Grouped(*bytes));
+            writeln!(f, "{base:>15} {checkpoint:>15} {dead:>15}  {field}")?;
         }
         for problem in &self.problems {
             writeln!(f, "\nwrong: {problem}")?;

@@ -84,8 +84,13 @@ fn adds_up_sections_and_dead_files() {
     assert_eq!(report.dead_bytes, dead);
     let held = report.sections.iter().find(|section| section.field.as_deref() == Some("field 3")).unwrap();
     assert_eq!((held.file.as_str(), held.section.as_str(), held.bytes), ("segment", "sets", 200));
-    let of_field = |field: &str, base_bytes| FieldReport { field: field.into(), base_bytes, checkpoint_bytes: 0 };
-    assert_eq!(report.fields, [of_field("field 3", 200), of_field("field 4", 20)]);
+    let of_field = |field: &str, base_bytes, dead_bytes| FieldReport {
+        field: field.into(),
+        base_bytes,
+        checkpoint_bytes: 0,
+        dead_bytes,
+    };
+    assert_eq!(report.fields, [of_field("field 3", 200, 1000), of_field("field 4", 20, 0)]);
     let text = report.to_string();
     for part in ["segment: sets of field 3", "(dead)", "segment 1 at record 8", "checkpoint  at record 8"] {
         assert!(text.contains(part), "{part}: {text}");

@@ -52,6 +52,8 @@ const CHEAP_TIME: Duration = Duration::from_millis(50);
 const GIVES_WAY: u32 = 3;
 /// After a failure in the background, before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// The same for a compaction, which may write gigabytes until it fails again.
+const COMPACT_AGAIN: Duration = Duration::from_secs(10);
 
 /// The position from which a former writer follows.
 pub(super) type Left = (u128, SegmentEnd, Arc<Frontier>);
@@ -78,6 +80,8 @@ pub(super) struct Writing {
     flushing: Flushing,
     /// The files changed since compaction last found nothing to do.
     compactable: bool,
+    /// When it is tried again, after it failed for what may pass.
+    compact_again: Option<Instant>,
     /// The checkpoint still holds what a compaction has taken in.
     collects: bool,
     /// How often in a row compaction was broken off.
@@ -161,6 +165,7 @@ impl Writing {
                 bytes,
             },
             compactable: true,
+            compact_again: None,
             collects: false,
             broken_off: 0,
             wanted: (None, Instant::now()),
@@ -243,10 +248,14 @@ impl Writing {
                         // The next checkpoint is without it, and nothing else may ever ask for one.
                         self.flushing.due |= mem::take(&mut self.collects);
                         (self.compactable, self.broken_off) = (false, 0);
+                        worker.shared.set_compacting(None);
                     }
                     Err(Failure::Cancelled) => self.broken_off += 1,
                     Err(Failure::Again(error)) => {
                         self.compactable = false;
+                        // What is damaged stays so until the files change.
+                        let passes = !matches!(error, Error::Damaged { .. });
+                        self.compact_again = passes.then(|| Instant::now() + COMPACT_AGAIN);
                         metrics::counter!("bitdex_compaction_failures_total").increment(1);
                         tracing::warn!(%error, "a segment could not be compacted");
                         worker.shared.set_compacting(Some(format!("a segment cannot be compacted: {error}")));
@@ -569,6 +578,7 @@ impl Writing {
 
     /// None while a load is under way: it replaces what would be rewritten.
     fn start_compaction(&mut self, worker: &Worker) -> Result<()> {
+        self.compactable |= self.compact_again.take_if(|again| Instant::now() >= *again).is_some();
         if self.compactable
             && self.compaction.is_none()
             && self.flush.is_none()

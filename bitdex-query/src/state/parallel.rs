@@ -5,6 +5,8 @@ use std::{
     thread,
 };
 
+use parking_lot::Mutex;
+
 use crate::mapping::slices::Manner;
 
 /// From this many things on, several threads work on them.
@@ -41,7 +43,9 @@ impl Parts {
             work(&mut std::iter::from_fn(take))
         };
         thread::scope(|scope| {
-            let others: Vec<_> = (1..self.threads).map(|_| scope.spawn(other)).collect();
+            // Where the system starts no more threads, fewer do it all.
+            let start = |_| thread::Builder::new().spawn_scoped(scope, other).ok();
+            let others: Vec<_> = (1..self.threads).filter_map(start).collect();
             let mut made = vec![work(&mut std::iter::from_fn(take))];
             let ended = others.into_iter().map(thread::ScopedJoinHandle::join);
             made.extend(ended.map(|made| made.unwrap_or_else(|panic| std::panic::resume_unwind(panic))));
@@ -56,12 +60,23 @@ impl Parts {
             return other();
         }
         let manner = Manner::of_this_thread();
-        thread::scope(|scope| {
-            scope.spawn(|| {
-                manner.take_over();
+        // For whoever comes first, and for this thread where the system starts no other.
+        let other = Mutex::new(Some(other));
+        let take = || {
+            let taken = other.lock().take();
+            if let Some(other) = taken {
                 other();
-            });
+            }
+        };
+        thread::scope(|scope| {
+            let polite = || {
+                manner.take_over();
+                take();
+            };
+            // Where it fails, what was to be done is still to be taken.
+            let _ = thread::Builder::new().spawn_scoped(scope, polite);
             one();
+            take();
         });
     }
 }

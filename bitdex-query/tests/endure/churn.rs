@@ -4,7 +4,7 @@ use std::{
     collections::BTreeMap,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -24,17 +24,33 @@ use crate::{
 
 const RANDOM: Random = Random { documents: 1_000, posts: 100, upheaval: false };
 const TICK: Duration = Duration::from_millis(20);
+/// How often each of those that ask does: the naive model takes its time, too.
+const ASK: Duration = Duration::from_millis(10);
+const ASKING: usize = 3;
 
 /// The models by the sequence numbers of their batches.
 #[derive(Debug)]
 struct Versions {
-    models: Mutex<BTreeMap<u64, Model>>,
+    models: Mutex<BTreeMap<u64, Arc<Model>>>,
+    /// Which version each of those that ask saw last: they never go back behind it.
+    seen: [AtomicU64; ASKING],
     done: AtomicBool,
 }
 
 impl Versions {
+    fn add(&self, sequence: u64, model: &Model) {
+        let seen = self.seen.iter().map(|seen| seen.load(Ordering::Acquire)).min().unwrap();
+        let mut models = self.models.lock().unwrap();
+        models.insert(sequence, Arc::new(model.clone()));
+        // The last one up to there is that version's.
+        if let Some((first, _)) = models.range(..=seen).next_back() {
+            let first = *first;
+            *models = models.split_off(&first);
+        }
+    }
+
     /// The model at a sequence number, once it is known: records that are no batches change nothing.
-    async fn at(&self, sequence: u64) -> Model {
+    async fn at(&self, sequence: u64) -> Arc<Model> {
         loop {
             let done = self.done.load(Ordering::Acquire);
             {
@@ -49,12 +65,15 @@ impl Versions {
 }
 
 /// Asks one process until the feed has ended, and compares; how many answers, and how many versions.
-async fn ask(versions: Arc<Versions>, who: &'static str, address: String, seed: u64) -> (u64, u64) {
+async fn ask(versions: Arc<Versions>, number: usize, (who, address): (&'static str, String), seed: u64) -> (u64, u64) {
     let mut rng = ChaCha8Rng::seed_from_u64(seed);
     let schema = crate::model::schema();
     let client = Client::connect(vec![address]).unwrap().with_deadline(Duration::from_secs(10));
     let (mut answers, mut seen, mut last) = (0, 0, 0);
+    let mut pace = interval(ASK);
+    pace.set_missed_tick_behavior(MissedTickBehavior::Delay);
     while !versions.done.load(Ordering::Acquire) {
+        pace.tick().await;
         let filter = RANDOM.filter(&mut rng, 2);
         let descending = rng.random();
         let sort = ["level", "madeAt", "rank", "best", "clicks", "step", "id"][rng.random_range(0..7)];
@@ -69,7 +88,8 @@ async fn ask(versions: Arc<Versions>, who: &'static str, address: String, seed: 
         answers += 1;
         let found: Vec<u32> = answer.hits.iter().map(|hit| hit.id).collect();
         let asked = (&filter, sort, descending, limit as usize);
-        compare(&versions.at(sequence).await, who, sequence, asked, &found, answer.count);
+        compare(&*versions.at(sequence).await, who, sequence, asked, &found, answer.count);
+        versions.seen[number].store(sequence, Ordering::Release);
     }
     (answers, seen)
 }
@@ -107,11 +127,18 @@ async fn answers_are_those_of_the_version_that_they_name() {
     let ack = first_load(&[&writer, &reader], &model).await;
     crate::feed::ready(&writer).await;
     crate::feed::ready(&reader).await;
-    let versions =
-        Arc::new(Versions { models: Mutex::new([(ack.sequence, model.clone())].into()), done: AtomicBool::new(false) });
-    let asking: Vec<_> = [("the writer", &writer), ("the reader", &reader), ("the reader", &reader)]
-        .map(|(who, process)| tokio::spawn(ask(Arc::clone(&versions), who, process.grpc.clone(), rng.random())))
-        .into();
+    let versions = Arc::new(Versions {
+        models: Mutex::new([(ack.sequence, Arc::new(model.clone()))].into()),
+        seen: Default::default(),
+        done: AtomicBool::new(false),
+    });
+    let whom: [_; ASKING] = [("the writer", &writer), ("the reader", &reader), ("the reader", &reader)];
+    let asking: Vec<_> = (0..)
+        .zip(whom)
+        .map(|(number, (who, process))| {
+            tokio::spawn(ask(Arc::clone(&versions), number, (who, process.grpc.clone()), rng.random()))
+        })
+        .collect();
 
     let mut session = open(&[&writer, &reader], &schema, "postgres").await;
     let mut pace = interval(TICK);
@@ -122,7 +149,7 @@ async fn answers_are_those_of_the_version_that_they_name() {
         let ops: Vec<Op> = (0..ops_a_tick).map(|_| RANDOM.op(&mut rng, &schema)).collect();
         let ack = acknowledged(&mut session, to_wire(&schema, &ops), commit(n, n + 1)).await;
         ops.iter().for_each(|op| model.apply(op));
-        versions.models.lock().unwrap().insert(ack.sequence, model.clone());
+        versions.add(ack.sequence, &model);
         n += 1;
         sent += ops.len();
     }

@@ -461,13 +461,14 @@ async fn kills_lose_nothing_that_was_acknowledged() {
             reader.stop().await;
             reader = Reader::start(&world, &folder, rng.random());
         }
+        // Also while the standby takes over.
+        check(&folder);
         writer = match standby {
             Some(standby) => {
                 promotions += 1;
                 standby
             }
             None => {
-                check(&folder);
                 while rng.random_range(0..5) == 0 {
                     // Dies while it recovers.
                     early += 1;
