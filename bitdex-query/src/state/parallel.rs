@@ -35,6 +35,9 @@ impl Parts {
     /// Calls `work` once on each thread, with what tells it the number of the part that it is to do next; answers with
     /// what each call made.
     pub(super) fn work<R: Send>(&self, work: impl Fn(&mut dyn Iterator<Item = usize>) -> R + Sync) -> Vec<R> {
+        if self.threads == 1 {
+            return vec![work(&mut (0..self.count))];
+        }
         let next = AtomicUsize::new(0);
         let take = || Some(next.fetch_add(1, Ordering::Relaxed)).filter(|part| *part < self.count);
         let manner = Manner::of_this_thread();
