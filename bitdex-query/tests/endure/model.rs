@@ -256,7 +256,7 @@ impl Random {
         (1..=self.documents).map(Self::id)
     }
 
-    fn any_id(self, rng: &mut ChaCha8Rng) -> u32 {
+    pub(crate) fn any_id(self, rng: &mut ChaCha8Rng) -> u32 {
         Self::id(rng.random_range(1..=self.documents))
     }
 
