@@ -22,6 +22,7 @@ use tokio::time::sleep;
 
 use crate::{
     alone,
+    cgroup::Cgroup,
     crash::check,
     feed::{Part, acknowledged, commit, cursor, first_load, folder, load, open, ready, search},
     long,
@@ -256,11 +257,13 @@ async fn a_killed_build_goes_on_behind_the_last_file_and_the_old_generation_answ
     report(&format!("{kills} kills, {old} answers of the old generation meanwhile, the slowest after {slowest:?}"));
 }
 
-/// Limits what the process may write to that is no file: stacks, heap, anonymous mappings.
-fn start_limited(folder: &Folder, kib: u64, options: &[&str]) -> Process {
+/// Limits what the process may write to that is no file: stacks, heap, anonymous mappings; and in a cgroup, everything.
+fn start_limited(folder: &Folder, kib: u64, cgroup: Option<&Cgroup>, options: &[&str]) -> Process {
     let serve = folder.command();
     let mut command = Command::new("sh");
-    command.arg("-c").arg(format!("ulimit -d {kib}; exec \"$@\"")).arg("sh").arg(serve.get_program());
+    let enter = cgroup.map(|cgroup| format!("echo $$ > {} || exit; ", cgroup.processes().display()));
+    let script = format!("{}ulimit -d {kib}; exec \"$@\"", enter.unwrap_or_default());
+    command.arg("-c").arg(script).arg("sh").arg(serve.get_program());
     command.args(serve.get_args()).args(options);
     Process::start(command)
 }
@@ -273,7 +276,8 @@ async fn a_load_larger_than_its_memory_is_built_within_it() {
     let folder = folder();
     let schema = folder.schema();
     let options = ["--drain-seconds=0", "--unflushed-mb=32", "--build-mb=64", "--build-threads=2", "--max-queue-mb=8"];
-    let process = start_limited(&folder, limit, &options);
+    let cgroup = Cgroup::with_limit(limit << 10);
+    let process = start_limited(&folder, limit, cgroup.as_ref().ok(), &options);
     let parts = bulk.parts(&schema);
     let bytes: usize = parts.iter().flat_map(|part| &part.frames).map(bytes::Bytes::len).sum();
     assert!(bytes as u64 > limit << 10, "the load has to be larger than the memory");
@@ -284,5 +288,9 @@ async fn a_load_larger_than_its_memory_is_built_within_it() {
     acknowledged(&mut metrics, Vec::new(), commit(0, 1)).await;
     ready(&process).await;
     bulk.assert_served(&process.client(), &schema).await;
-    report(&format!("a load of {} MiB within {} MiB", bytes >> 20, limit >> 10));
+    let by = match &cgroup {
+        Ok(_) => "a cgroup and ulimit -d".into(),
+        Err(error) => format!("ulimit -d alone, as no cgroup could be made ({error})"),
+    };
+    report(&format!("a load of {} MiB within {} MiB, by {by}", bytes >> 20, limit >> 10));
 }

@@ -7,6 +7,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used)]
 
 mod bulk;
+mod cgroup;
 mod churn;
 mod crash;
 mod fan_out;
