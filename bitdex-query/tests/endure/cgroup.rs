@@ -15,7 +15,8 @@ impl Cgroup {
     /// Below the one that this process is in.
     pub(crate) fn with_limit(bytes: u64) -> io::Result<Self> {
         let own = fs::read_to_string("/proc/self/cgroup")?;
-        let lines = || own.lines().filter_map(|line| line.splitn(3, ':').nth(1).zip(line.splitn(3, ':').nth(2)));
+        // Number, controllers, path; of version 2 no controllers.
+        let lines = || own.lines().filter_map(|line| line.split_once(':')?.1.split_once(':'));
         let first = lines().find(|(controllers, _)| controllers.split(',').any(|one| one == "memory"));
         let (root, path, limit) = match (first, lines().find(|(controllers, _)| controllers.is_empty())) {
             (Some((_, path)), _) => ("/sys/fs/cgroup/memory", path, "memory.limit_in_bytes"),
