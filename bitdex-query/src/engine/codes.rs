@@ -54,18 +54,17 @@ pub(super) enum Share {
 
 impl ColumnTest<'_> {
     pub(super) fn share(&self, block: u16) -> Result<Share> {
-        let mut bounds = self.column.inner_bounds(block)?;
+        let bounds = self.column.bounds(block)?;
         if bounds.count == 0 {
             return Ok(Share::None);
         }
-        if let Some(tops) = self.column.tops(block)? {
-            if let Some((first, last)) = self.range()
-                && (bounds.max < first || bounds.min > last)
-                && !tops.has_outlier(first, last)
-            {
-                return Ok(Share::None);
-            }
-            bounds.max = bounds.max.max(tops.most);
+        if let Some((first, last)) = self.range()
+            && bounds.max >= first
+            && self.column.inner_bounds(block)?.max < first
+            && let Some(tops) = self.column.tops(block)?
+            && !tops.has_outlier(first, last)
+        {
+            return Ok(Share::None);
         }
         let at = self.ranges.partition_point(|(_, last)| *last < bounds.min);
         let range = self.ranges.get(at).filter(|(first, _)| *first <= bounds.max);

@@ -47,12 +47,14 @@ impl<'b> Fused<'b> {
             return;
         }
         if set.is_sparse() && (operands == 1 || set.len() <= DENSE) {
-            set.keep(|id| {
-                let is_in = |words: &&Words| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1;
-                self.must.iter().all(is_in)
-                    && !self.must_not.iter().any(is_in)
-                    && self.groups().all(|group| group.iter().any(is_in))
-            });
+            // One operand after the other, without branches: reads of one for many ids wait for memory side by side.
+            let is_in = |words: &Words, id: u16| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1;
+            self.must.iter().for_each(|words| set.keep(|id| is_in(words, id)));
+            self.must_not.iter().for_each(|words| set.keep(|id| !is_in(words, id)));
+            for group in self.groups() {
+                // Most ids are in the first of them.
+                set.keep(|id| group.iter().any(|words| is_in(words, id)));
+            }
             return;
         }
         for (at, words) in set.words().as_chunks_mut::<CHUNK>().0.iter_mut().enumerate() {

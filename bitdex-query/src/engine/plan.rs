@@ -73,6 +73,8 @@ mod cost {
 const LANES: f64 = 2048.0;
 /// Ids of a block.
 const IDS: f64 = (1_u32 << BLOCK_BITS) as f64;
+/// The greatest [`spread`] of codes that follow ids: also of one block, over which all of its codes reach.
+const FOLLOWS: f64 = 0.999;
 /// Steps that every walk may take.
 const STEPS_LEAST: f64 = 512.0;
 
@@ -233,8 +235,8 @@ fn spread(column: ColumnView<'_>, blocks: &[u16]) -> Result<f64> {
         }
     }
     let all = max.saturating_sub(min) as f64;
-    if following < 2.0 || following < others || all <= 0.0 {
+    if following < 1.0 || following < others || all <= 0.0 {
         return Ok(1.0);
     }
-    Ok(((widths / all + others) / (following + others + new)).clamp(0.0, 1.0))
+    Ok(((widths / all + others) / (following + others + new)).clamp(0.0, FOLLOWS))
 }

@@ -79,6 +79,12 @@ struct Head {
     zero: [u32; 3],
 }
 
+impl Head {
+    fn bounds(&self) -> BlockBounds {
+        BlockBounds { count: self.count, min: self.min, max: self.max }
+    }
+}
+
 #[derive(Debug, Clone, Copy, Pod, Zeroable)]
 #[repr(C)]
 struct SparseMeta {
@@ -92,6 +98,10 @@ pub struct Column {
     section: Section,
     segment: u32,
     heads: Vec<Head>,
+    /// Of each block, without its outliers.
+    inner: Vec<BlockBounds>,
+    /// The smallest code and the largest.
+    span: Option<(u64, u64)>,
     values: usize,
     codes: Part,
     order: Part,
@@ -109,6 +119,10 @@ pub struct BlockBounds {
     /// Smallest and largest code; meaningless where `count` is 0.
     pub min: u64,
     pub max: u64,
+}
+
+impl BlockBounds {
+    pub const NONE: Self = Self { count: 0, min: u64::MAX, max: 0 };
 }
 
 impl Column {
@@ -135,12 +149,19 @@ impl Column {
         {
             return Err(section.damaged(heads_at, "its parts have other lengths than its numbers say"));
         }
+        let with_ids = || heads.iter().filter(|head| head.count > 0);
+        let span = with_ids().map(|head| head.min).min().zip(with_ids().map(|head| head.max).max());
         let tops = Tops::open(pack, field, heads.len())?;
         let peaks = Peaks::open(pack, field, heads.len())?;
+        let limit = |n: usize| tops.as_ref().and_then(|tops| tops.limit(n));
+        let inner = |(n, head): (usize, &Head)| BlockBounds { max: limit(n).unwrap_or(head.max), ..head.bounds() };
+        let inner = heads.iter().enumerate().map(inner).collect();
         Ok(Some(Self {
             section,
             segment,
             heads,
+            inner,
+            span,
             values: values as usize,
             codes,
             order,
@@ -176,11 +197,13 @@ impl Column {
 
     /// `block`: number over the whole index.
     pub fn bounds(&self, block: u16) -> Result<BlockBounds> {
-        Ok(self.head(block).map_or(BlockBounds { count: 0, min: 0, max: 0 }, |head| BlockBounds {
-            count: head.count,
-            min: head.min,
-            max: head.max,
-        }))
+        Ok(self.head(block).map_or(BlockBounds::NONE, Head::bounds))
+    }
+
+    /// As [`Column::bounds`], without the outliers of a block whose codes follow the ids.
+    pub fn inner_bounds(&self, block: u16) -> BlockBounds {
+        let n = block.checked_sub(self.first_block());
+        n.and_then(|n| self.inner.get(usize::from(n))).copied().unwrap_or(BlockBounds::NONE)
     }
 
     /// The codes of a whole block, decoded into `codes` (65 536 of them; of ids without a value: anything).
@@ -277,9 +300,9 @@ impl Column {
         (self.segment << (SEGMENT_BITS - 16)) as u16
     }
 
-    /// The largest code.
-    pub fn most(&self) -> Option<u64> {
-        self.heads.iter().filter(|head| head.count > 0).map(|head| head.max).max()
+    /// The smallest code and the largest.
+    pub fn span(&self) -> Option<(u64, u64)> {
+        self.span
     }
 
     /// Ids that have a value.
@@ -322,6 +345,21 @@ impl Column {
 
     fn id(&self, [a, b, c]: [u8; 3]) -> u32 {
         self.segment << SEGMENT_BITS | u32::from_le_bytes([a, b, c, 0]) & IN_SEGMENT
+    }
+
+    /// Number of ids with lower codes, about: by the fences alone, between which codes are taken to be even.
+    pub fn rank_about(&self, code: u64) -> Result<f64> {
+        let Some((_, most)) = self.span.filter(|(least, _)| *least < code) else { return Ok(0.0) };
+        if most < code {
+            return Ok(self.values as f64);
+        }
+        let fences = self.fences.all::<u64>(&self.section)?;
+        let behind = fences.partition_point(|fence| *fence < code);
+        let (before, next) = (behind.saturating_sub(1), (behind * FENCE).min(self.values));
+        let (from, to) = (fences.get(before).copied().unwrap_or(0), fences.get(behind).copied().unwrap_or(most));
+        let part = code.saturating_sub(from) as f64 / to.saturating_sub(from).max(1) as f64;
+        let first = before * FENCE;
+        Ok(first as f64 + part.min(1.0) * next.saturating_sub(first) as f64)
     }
 
     /// Number of (code, id) below the given one.

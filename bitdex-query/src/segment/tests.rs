@@ -478,6 +478,9 @@ fn columns_come_back_as_they_were_written() {
             let id = [id, id.wrapping_add(1), 0, u32::MAX][rng.random_range(0..4)];
             let rank = order.partition_point(|pair| *pair < (code, id));
             assert_eq!(column.rank(code, id).unwrap(), rank);
+            let lower = order.partition_point(|(other, _)| *other < code);
+            let about = column.rank_about(code).unwrap();
+            assert!((about - lower as f64).abs() <= 256.0, "{code}: {about}, {lower}");
             if rank < order.len() {
                 assert_eq!(column.ranked(rank).unwrap(), order[rank].1);
             }

@@ -145,6 +145,11 @@ impl Tops {
         Ok(Some(Self { section, heads, lanes, outliers, order }))
     }
 
+    /// [`BlockTops::limit`] of a block.
+    pub(super) fn limit(&self, n: usize) -> Option<u64> {
+        self.heads.get(n).map(|head| head.limit)
+    }
+
     /// `n`: of its segment.
     pub fn block(&self, n: usize) -> Result<Option<BlockTops<'_>>> {
         let Some(head) = self.heads.get(n) else { return Ok(None) };

@@ -86,22 +86,22 @@ impl<'s> ColumnView<'s> {
     pub(crate) fn bounds(&self, block: u16) -> Result<BlockBounds> {
         let bounds = match self.base_of(block) {
             Some(column) => column.bounds(block)?,
-            None => BlockBounds { count: 0, min: u64::MAX, max: 0 },
+            None => BlockBounds::NONE,
         };
         self.widened(block, bounds)
     }
 
     /// As [`ColumnView::bounds`], without the outliers among the codes of the base.
     pub(crate) fn inner_bounds(&self, block: u16) -> Result<BlockBounds> {
-        let Some(column) = self.base_of(block) else { return self.bounds(block) };
-        let mut bounds = column.bounds(block)?;
-        if let Some(tops) = column.block_tops(block)? {
-            bounds.max = tops.limit;
-        }
+        let bounds = self.base_of(block).map_or(BlockBounds::NONE, |column| column.inner_bounds(block));
         self.widened(block, bounds)
     }
 
+    #[inline]
     fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
+        if self.active.is_none() && self.frozen.is_none() && self.checkpoint.is_none() {
+            return Ok(bounds);
+        }
         for (min, max) in self.above(block)?.iter().filter_map(|layer| layer.bounds().all()) {
             if bounds.count == 0 {
                 (bounds.min, bounds.max) = (min, max);
@@ -236,10 +236,12 @@ impl<'s> ColumnView<'s> {
         if first > last {
             return Ok(0);
         }
-        let mut count = 0;
+        let mut in_base = 0.0;
         for column in self.segments() {
-            count += column.rank(last, u32::MAX)?.saturating_sub(column.rank(first, 0)?);
+            let behind = last.checked_add(1).map_or(Ok(column.len() as f64), |behind| column.rank_about(behind))?;
+            in_base += behind - column.rank_about(first)?;
         }
+        let mut count = in_base.round() as usize;
         if let Some(checkpoint) = self.checkpoint {
             count += checkpoint.rank(last, u32::MAX)?.saturating_sub(checkpoint.rank(first, 0)?);
         }

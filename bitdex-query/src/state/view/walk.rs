@@ -12,16 +12,17 @@ use crate::{
 };
 
 /// Pairs that a source decodes at once: few at first, since most walks end soon.
-const FIRST: usize = 32;
+const FIRST: usize = 4;
 const MOST: usize = 256;
 
 /// See [`ColumnView::walk`].
 ///
 /// Each layer gives its ids in order, and the smallest head is next; what a layer above overrides is left out, and of what
 /// a segment and the checkpoint both say, the second. A source decodes many at a time, and gives all of them that come
-/// before the other sources' heads.
+/// before the other sources' heads. Until a segment's codes come, it is not looked into: its first code stands for it.
 pub(crate) struct Walk<'s> {
     view: ColumnView<'s>,
+    from: Option<(u64, u32)>,
     /// All bits set to walk down: then the smallest key is the last in the ascending order.
     flip: u128,
     sources: Vec<Source<'s>>,
@@ -39,7 +40,7 @@ struct Source<'s> {
 }
 
 enum Of<'s> {
-    Segment { column: &'s Column, ranks: Ranks },
+    Segment { column: &'s Column, ranks: Option<Ranks> },
     Checkpoint { column: &'s SparseColumn, ranks: Ranks },
     Frozen(Order<'s>),
     Active(Order<'s>),
@@ -75,14 +76,20 @@ const KEY_BITS: u128 = (1 << 96) - 1;
 impl<'s> Walk<'s> {
     pub(super) fn new(view: ColumnView<'s>, descending: bool, from: Option<(u64, u32)>) -> Result<Self> {
         let flip = if descending { KEY_BITS } else { 0 };
-        let mut walk = Self { view, flip, sources: Vec::new(), heads: BinaryHeap::new(), last: None };
+        let mut walk = Self { view, from, flip, sources: Vec::new(), heads: BinaryHeap::new(), last: None };
         for column in view.segments() {
-            let head = |rank| {
-                let id = column.ranked(rank)?;
-                Ok((column.get(id)?.unwrap_or_default(), id))
+            let Some((least, most)) = column.span() else { continue };
+            let first = match (from, descending) {
+                (None, true) => most,
+                (None, false) => least,
+                (Some((from, _)), true) if from >= least => most.min(from),
+                (Some((from, _)), false) if from <= most => least.max(from),
+                // All of them lie before it.
+                _ => continue,
             };
-            let range = positioned(column.len(), descending, from, head, |code, id| column.rank(code, id))?;
-            walk.push(Of::Segment { column, ranks: Ranks { range, descending } })?;
+            let id = if descending { u32::MAX } else { 0 };
+            walk.heads.push(Reverse((key(first, id) ^ flip, walk.sources.len())));
+            walk.sources.push(Source::new(Of::Segment { column, ranks: None }));
         }
         if let Some(column) = view.checkpoint {
             let head = |rank| column.ranked(rank);
@@ -99,7 +106,7 @@ impl<'s> Walk<'s> {
     }
 
     fn push(&mut self, of: Of<'s>) -> Result<()> {
-        let mut source = Source { of, buffer: Vec::new(), at: 0, chunk: FIRST };
+        let mut source = Source::new(of);
         if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
             self.heads.push(Reverse((key(code, id) ^ self.flip, self.sources.len())));
             self.sources.push(source);
@@ -107,8 +114,23 @@ impl<'s> Walk<'s> {
         Ok(())
     }
 
-    pub(crate) fn next(&mut self) -> Result<Option<(u64, u32)>> {
+    /// The source whose head comes next.
+    fn pop(&mut self) -> Result<Option<usize>> {
         while let Some(Reverse((_, n))) = self.heads.pop() {
+            let Some(source) = self.sources.get_mut(n) else { continue };
+            let descending = self.flip != 0;
+            if !source.place(descending, self.from)? {
+                return Ok(Some(n));
+            }
+            if let Some((code, id)) = source.head(&self.view, descending)? {
+                self.heads.push(Reverse((key(code, id) ^ self.flip, n)));
+            }
+        }
+        Ok(None)
+    }
+
+    pub(crate) fn next(&mut self) -> Result<Option<(u64, u32)>> {
+        while let Some(n) = self.pop()? {
             let Some(source) = self.sources.get_mut(n) else { continue };
             let next = source.head(&self.view, self.flip != 0)?;
             source.at += 1;
@@ -127,7 +149,7 @@ impl<'s> Walk<'s> {
     pub(crate) fn run(&mut self, most: usize, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
         let to = pairs.len() + most;
         while pairs.len() < to
-            && let Some(Reverse((_, n))) = self.heads.pop()
+            && let Some(n) = self.pop()?
         {
             let others = self.heads.peek().map_or(u128::MAX, |Reverse((key, _))| *key);
             let Some(source) = self.sources.get_mut(n) else { continue };
@@ -156,6 +178,22 @@ impl<'s> Walk<'s> {
 }
 
 impl<'s> Source<'s> {
+    fn new(of: Of<'s>) -> Self {
+        Self { of, buffer: Vec::new(), at: 0, chunk: FIRST }
+    }
+
+    /// Finds where a segment begins, if that was not done yet. Whether it was done now.
+    fn place(&mut self, descending: bool, from: Option<(u64, u32)>) -> Result<bool> {
+        let Of::Segment { column, ranks: ranks @ None } = &mut self.of else { return Ok(false) };
+        let head = |rank| {
+            let id = column.ranked(rank)?;
+            Ok((column.get(id)?.unwrap_or_default(), id))
+        };
+        let range = positioned(column.len(), descending, from, head, |code, id| column.rank(code, id))?;
+        *ranks = Some(Ranks { range, descending });
+        Ok(true)
+    }
+
     /// The next id of which no layer above says something else.
     #[inline]
     fn head(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<Option<(u64, u32)>> {
@@ -177,7 +215,7 @@ impl<'s> Source<'s> {
         let buffer = &mut self.buffer;
         match &mut self.of {
             Of::Segment { column, ranks } => {
-                let ranks = ranks.take(count);
+                let ranks = ranks.as_mut().map_or(0..0, |ranks| ranks.take(count));
                 if ranks.is_empty() {
                     return Ok(false);
                 }
