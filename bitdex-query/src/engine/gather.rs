@@ -162,14 +162,19 @@ pub(super) fn push_each<'s>(
     set: &Set,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    each_id(set.as_block(), best.descends(), |within| {
-        let code = codes.get(within);
+    let descends = best.descends();
+    let mut push = |within: u16, code: Option<u64>| {
         if passing.pass(code) {
             let id = id_of(number, within);
             best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
         }
-        Ok(true)
-    })?;
+        Ok(())
+    };
+    if codes.is_plain() || set.is_sparse() {
+        each_id(set.as_block(), descends, |within| push(within, codes.get(within)).map(|()| true))?;
+    } else {
+        codes.each_of(|n| set.lane(n), push)?;
+    }
     best.tighten();
     Ok(())
 }

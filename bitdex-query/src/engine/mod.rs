@@ -61,6 +61,9 @@ use self::{
 };
 use crate::state::State;
 
+/// Rows of a page that are read before they are decoded.
+const ROWS_AHEAD: usize = 64;
+
 /// One page of a search.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Page {
@@ -161,15 +164,14 @@ fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>)
         })),
         _ => None,
     };
-    let rows = if fields.is_empty() {
-        Vec::new()
-    } else {
-        let row = |id: &u32| match state.document(*id)? {
-            Some(document) => Ok(document.values(&fields)?),
-            None => Err(order::gone(*id)),
-        };
-        ids.iter().map(row).collect::<Result<_>>()?
-    };
+    let mut rows = Vec::new();
+    for some in ids.chunks(ROWS_AHEAD).filter(|_| !fields.is_empty()) {
+        state.read_ahead(some);
+        for id in some {
+            let document = state.document(*id)?.ok_or_else(|| order::gone(*id))?;
+            rows.push(document.values(&fields)?);
+        }
+    }
     Ok(Page { ids, fields, rows, next_cursor, count, now_us })
 }
 

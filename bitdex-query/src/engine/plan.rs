@@ -5,6 +5,7 @@ use std::fmt;
 use super::{
     hidden::Shown,
     order::{After, Sorter},
+    set::SPARSE,
     skim,
     tree::And,
 };
@@ -59,6 +60,8 @@ mod cost {
     pub(super) const CODE: f64 = 8.0;
     /// Besides, to look for it in a layer above the base.
     pub(super) const LAYER: f64 = 60.0;
+    /// The same where there are many ids in a block.
+    pub(super) const LAYER_OF_MANY: f64 = 8.0;
     /// One of the ids with the greatest codes of a layer in memory.
     pub(super) const RAISED: f64 = 8.0;
     /// Reading the code of an id of those most of which come first, and are kept.
@@ -135,7 +138,8 @@ impl Estimates {
             false => f64::INFINITY,
         };
         let (layers, in_memory) = if spread < 1.0 { (0, 0) } else { column.layers() };
-        let code = cost::CODE + layers as f64 * cost::LAYER;
+        let is_many = matches as f64 / all > f64::from(SPARSE);
+        let code = cost::CODE + layers as f64 * if is_many { cost::LAYER_OF_MANY } else { cost::LAYER };
         let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
         let walked = (all * (steps / within.max(1) as f64 + spread) + 1.0).min(all).min(steps);
         let share = match sorter.first_descends() && spread >= 1.0 {

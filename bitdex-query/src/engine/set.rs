@@ -11,7 +11,7 @@ use crate::{
 const LANE_WORDS: usize = WORDS / LANES;
 
 /// A result with at most this many ids is kept as an array: testing them one by one is then the cheapest.
-const SPARSE: u32 = 512;
+pub(super) const SPARSE: u32 = 512;
 
 /// Owns its room, and keeps it from block to block.
 #[derive(Debug, Clone, Default)]

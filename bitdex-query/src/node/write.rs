@@ -78,10 +78,9 @@ pub(super) struct Writing {
     /// They are not in the version that is shown.
     unshown: bool,
     flushing: Flushing,
-    /// The files changed since compaction last found nothing to do.
-    compactable: bool,
-    /// When it is tried again, after it failed for what may pass.
-    compact_again: Option<Instant>,
+    /// From when on there may be something to compact: the files changed since compaction last found nothing to do, or it
+    /// failed for what may pass.
+    compactable: Option<Instant>,
     /// The checkpoint still holds what a compaction has taken in.
     collects: bool,
     /// How often in a row compaction was broken off.
@@ -164,8 +163,7 @@ impl Writing {
                 not_before: Instant::now(),
                 bytes,
             },
-            compactable: true,
-            compact_again: None,
+            compactable: Some(Instant::now()),
             collects: false,
             broken_off: 0,
             wanted: (None, Instant::now()),
@@ -233,7 +231,7 @@ impl Writing {
             Command::Adopt(files) => {
                 worker.state.adopt(Arc::clone(&files))?;
                 self.files = files;
-                (self.unshown, self.compactable) = (true, true);
+                (self.unshown, self.compactable) = (true, Some(Instant::now()));
             }
             Command::Flush => self.flushing.due = true,
             Command::Flushed(result) => self.flushed(worker, result)?,
@@ -241,21 +239,20 @@ impl Writing {
                 self.compaction = None;
                 match result {
                     Ok(true) => {
-                        (self.collects, self.compactable, self.broken_off) = (true, true, 0);
+                        (self.collects, self.compactable, self.broken_off) = (true, Some(Instant::now()), 0);
                         worker.shared.set_compacting(None);
                     }
                     Ok(false) => {
                         // The next checkpoint is without it, and nothing else may ever ask for one.
                         self.flushing.due |= mem::take(&mut self.collects);
-                        (self.compactable, self.broken_off) = (false, 0);
+                        (self.compactable, self.broken_off) = (None, 0);
                         worker.shared.set_compacting(None);
                     }
                     Err(Failure::Cancelled) => self.broken_off += 1,
                     Err(Failure::Again(error)) => {
-                        self.compactable = false;
                         // What is damaged stays so until the files change.
                         let passes = !matches!(error, Error::Damaged { .. });
-                        self.compact_again = passes.then(|| Instant::now() + COMPACT_AGAIN);
+                        self.compactable = passes.then(|| Instant::now() + COMPACT_AGAIN);
                         metrics::counter!("bitdex_compaction_failures_total").increment(1);
                         tracing::warn!(%error, "a segment could not be compacted");
                         worker.shared.set_compacting(Some(format!("a segment cannot be compacted: {error}")));
@@ -578,8 +575,7 @@ impl Writing {
 
     /// None while a load is under way: it replaces what would be rewritten.
     fn start_compaction(&mut self, worker: &Worker) -> Result<()> {
-        self.compactable |= self.compact_again.take_if(|again| Instant::now() >= *again).is_some();
-        if self.compactable
+        if self.compactable.is_some_and(|from| Instant::now() >= from)
             && self.compaction.is_none()
             && self.flush.is_none()
             && worker.state.frozen().is_none()

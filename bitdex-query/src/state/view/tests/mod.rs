@@ -19,6 +19,7 @@ use super::super::{State, layout::Place, tests::model};
 use crate::{
     segment::{
         BLOCK_BITS, Index,
+        lanes::{LANE, LANES, LaneWords},
         sets::{Block, BlockBuffer},
         value::{Term, ValueRef},
     },
@@ -127,6 +128,7 @@ fn check_columns(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
                 count += 1;
             }
             assert!(bounds.count >= count);
+            check_each_of(&column, block, &codes, rng);
         }
         let mut ascending: Vec<(u64, u32)> = codes.iter().map(|(id, code)| (*code, *id)).collect();
         ascending.sort_unstable();
@@ -143,6 +145,27 @@ fn check_columns(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
         check_reaching(&column, &codes, rng);
         let all = column.estimate(0, u64::MAX).unwrap();
         assert!(all >= codes.len() as u64 / 2, "field {field}: {all} of {}", codes.len());
+    }
+}
+
+/// The codes of a set of ids, read together, are those of each.
+fn check_each_of(column: &super::ColumnView<'_>, block: u16, codes: &BTreeMap<u32, u64>, rng: &mut ChaCha8Rng) {
+    let reader = column.reader(block).unwrap();
+    let some = rng.random_range(1..4);
+    let words: Vec<LaneWords> =
+        (0..LANES).map(|_| std::array::from_fn(|_| if rng.random_range(0..3) < some { !0 } else { rng.random() })).collect();
+    let mut read = BTreeMap::new();
+    let mut each = |id, code| {
+        assert!(read.insert(id, code).is_none(), "{id} twice");
+        Ok(())
+    };
+    reader.each_of(|n| words[n], &mut each).unwrap();
+    let asked = words.iter().flatten().map(|word| word.count_ones() as usize).sum::<usize>();
+    assert_eq!(read.len(), asked);
+    for (id, code) in read {
+        let word = words[usize::from(id) / LANE][usize::from(id) % LANE / 64];
+        assert_eq!(word >> (id % 64) & 1, 1, "{id} was not asked for");
+        assert_eq!(code, codes.get(&(u32::from(block) << BLOCK_BITS | u32::from(id))).copied(), "{id}");
     }
 }
 
