@@ -152,8 +152,9 @@ fn check_columns(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
 fn check_each_of(column: &super::ColumnView<'_>, block: u16, codes: &BTreeMap<u32, u64>, rng: &mut ChaCha8Rng) {
     let reader = column.reader(block).unwrap();
     let some = rng.random_range(1..4);
-    let words: Vec<LaneWords> =
-        (0..LANES).map(|_| std::array::from_fn(|_| if rng.random_range(0..3) < some { !0 } else { rng.random() })).collect();
+    let words: Vec<LaneWords> = (0..LANES)
+        .map(|_| std::array::from_fn(|_| if rng.random_range(0..3) < some { !0 } else { rng.random() }))
+        .collect();
     let mut read = BTreeMap::new();
     let mut each = |id, code| {
         assert!(read.insert(id, code).is_none(), "{id} twice");
