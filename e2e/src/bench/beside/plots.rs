@@ -44,6 +44,43 @@ fn span(values: impl Iterator<Item = f64>) -> std::ops::Range<f64> {
     if high > 0.0 { low * 0.8..high * 1.25 } else { 0.1..1.0 }
 }
 
+type Axes = Cartesian2d<LogCoord<f64>, LogCoord<f64>>;
+
+/// A chart with logarithmic axes, on which `draw` puts the series.
+fn chart<'f>(
+    file: &'f Path,
+    title: String,
+    descriptions: (&str, &str),
+    (xs, ys): (std::ops::Range<f64>, std::ops::Range<f64>),
+    draw: impl FnOnce(&mut ChartContext<'_, SVGBackend<'f>, Axes>) -> Drawn,
+) -> Drawn {
+    let root = SVGBackend::new(file, SIZE).into_drawing_area();
+    root.fill(&WHITE)?;
+    let mut chart = ChartBuilder::on(&root)
+        .caption(title, FONT)
+        .margin(12)
+        .x_label_area_size(44)
+        .y_label_area_size(72)
+        .build_cartesian_2d(xs.log_scale(), ys.log_scale())?;
+    let number = |number: &f64| if *number < 0.999 { format!("{number:.0e}") } else { format!("{number:.0}") };
+    chart
+        .configure_mesh()
+        .x_desc(descriptions.0)
+        .y_desc(descriptions.1)
+        .x_label_formatter(&number)
+        .y_label_formatter(&number)
+        .draw()?;
+    draw(&mut chart)?;
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperLeft)
+        .background_style(WHITE.mix(0.8))
+        .border_style(BLACK)
+        .draw()?;
+    root.present()?;
+    Ok(())
+}
+
 fn selectivity(report: &Report, kind: Kind, file: &Path) -> Drawn {
     let nothing = NOTHING / f64::from(report.documents());
     let series: Vec<(Who, RGBColor, Points)> = WHOS
@@ -54,29 +91,18 @@ fn selectivity(report: &Report, kind: Kind, file: &Path) -> Drawn {
         })
         .collect();
     let all = || series.iter().flat_map(|(.., points)| points.iter());
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
     let title = format!("{}: latency against selectivity, {} documents", kind.name(), size(report.documents()));
-    let mut chart = ChartBuilder::on(&root)
-        .caption(title, FONT)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(72)
-        .build_cartesian_2d(
-            span(all().map(|point| point.0)).log_scale(),
-            span(all().map(|point| point.1)).log_scale(),
-        )?;
-    chart.configure_mesh().x_desc("share of documents that match").y_desc("µs, median of a query").draw()?;
-    for (who, colour, points) in &series {
-        let colour = *colour;
-        chart
-            .draw_series(points.iter().map(|point| Circle::new(*point, 2, colour.mix(0.5).filled())))?
-            .label(who.name())
-            .legend(move |(x, y)| Circle::new((x, y), 4, colour.filled()));
-    }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
-    root.present()?;
-    Ok(())
+    let spans = (span(all().map(|point| point.0)), span(all().map(|point| point.1)));
+    chart(file, title, ("share of documents that match", "µs, median of a query"), spans, |chart| {
+        for (who, colour, points) in &series {
+            let colour = *colour;
+            chart
+                .draw_series(points.iter().map(|point| Circle::new(*point, 2, colour.mix(0.5).filled())))?
+                .label(who.name())
+                .legend(move |(x, y)| Circle::new((x, y), 4, colour.filled()));
+        }
+        Ok(())
+    })
 }
 
 /// By which power of the size our searches grow, by field that is sorted by.
@@ -98,27 +124,21 @@ fn sizes(reports: &[Report], kind: Kind, grows: &str, file: &Path) -> Drawn {
     let series: Vec<(Who, RGBColor, Points, Points)> =
         WHOS.iter().map(|(who, colour)| (*who, *colour, at(*who, 0.99), at(*who, 0.5))).collect();
     let all = || series.iter().flat_map(|(.., p99, p50)| p99.iter().chain(p50));
-    let root = SVGBackend::new(file, SIZE).into_drawing_area();
-    root.fill(&WHITE)?;
-    let mut chart = ChartBuilder::on(&root)
-        .caption(format!("{}: p99 (thick) and p50 (thin) against size{grows}", kind.name()), FONT)
-        .margin(12)
-        .x_label_area_size(44)
-        .y_label_area_size(72)
-        .build_cartesian_2d(
-            span(all().map(|point| point.0)).log_scale(),
-            span(all().map(|point| point.1)).log_scale(),
-        )?;
-    chart.configure_mesh().x_desc("documents").y_desc("µs").draw()?;
-    for (who, colour, p99, p50) in &series {
-        let colour = *colour;
-        chart
-            .draw_series(LineSeries::new(p99.iter().copied(), colour.stroke_width(3)).point_size(4))?
-            .label(who.name())
-            .legend(move |(x, y)| Circle::new((x, y), 4, colour.filled()));
-        chart.draw_series(LineSeries::new(p50.iter().copied(), colour.stroke_width(1)).point_size(2))?;
-    }
-    chart.configure_series_labels().background_style(WHITE.mix(0.8)).border_style(BLACK).draw()?;
-    root.present()?;
-    Ok(())
+    let title = format!("{}: p99 (thick) and p50 (thin) against size{grows}", kind.name());
+    let spans = (span(all().map(|point| point.0)), span(all().map(|point| point.1)));
+    let bottom = spans.1.start;
+    chart(file, title, ("documents", "µs"), spans, |chart| {
+        for (who, colour, p99, p50) in &series {
+            let colour = *colour;
+            chart
+                .draw_series(LineSeries::new(p99.iter().copied(), colour.stroke_width(3)).point_size(4))?
+                .label(who.name())
+                .legend(move |(x, y)| Circle::new((x, y), 4, colour.filled()));
+            chart.draw_series(LineSeries::new(p50.iter().copied(), colour.stroke_width(1)).point_size(2))?;
+        }
+        // The axis tells powers of ten alone.
+        let told = reports.iter().map(|report| report.documents());
+        chart.draw_series(told.map(|all| Text::new(size(all), (f64::from(all), bottom * 1.25), FONT)))?;
+        Ok(())
+    })
 }
