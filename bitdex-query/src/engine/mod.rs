@@ -165,11 +165,13 @@ fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>)
         _ => None,
     };
     let mut rows = Vec::new();
-    for some in ids.chunks(ROWS_AHEAD).filter(|_| !fields.is_empty()) {
-        state.read_ahead(some);
-        for id in some {
-            let document = state.document(*id)?.ok_or_else(|| order::gone(*id))?;
-            rows.push(document.values(&fields)?);
+    if !fields.is_empty() {
+        for some in ids.chunks(ROWS_AHEAD) {
+            state.read_ahead(some);
+            for id in some {
+                let document = state.document(*id)?.ok_or_else(|| order::gone(*id))?;
+                rows.push(document.values(&fields)?);
+            }
         }
     }
     Ok(Page { ids, fields, rows, next_cursor, count, now_us })
