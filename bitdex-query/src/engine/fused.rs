@@ -3,7 +3,7 @@
 use smallvec::SmallVec;
 
 use super::set::Set;
-use crate::segment::sets::WORDS;
+use crate::{mapping::ahead::fetch, segment::sets::WORDS};
 
 /// A set of more ids than this is made words of before more than one operand is applied.
 pub(super) const DENSE: u32 = 192;
@@ -48,6 +48,11 @@ impl<'b> Fused<'b> {
         }
         if set.is_sparse() && (operands == 1 || set.len() <= DENSE) {
             // One operand after the other, without branches: reads of one for many ids wait for memory side by side.
+            if operands > 1 {
+                // All of them are waited for at once.
+                let all = || self.must.iter().chain(&self.must_not).chain(&self.any);
+                set.as_block().for_each(|id| all().for_each(|words| fetch(&words[usize::from(id >> 6)])));
+            }
             let is_in = |words: &Words, id: u16| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1;
             self.must.iter().for_each(|words| set.keep(|id| is_in(words, id)));
             self.must_not.iter().for_each(|words| set.keep(|id| !is_in(words, id)));

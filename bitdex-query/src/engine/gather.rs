@@ -112,10 +112,17 @@ fn by_column<'s>(
         {
             continue;
         }
+        // While the other operands are looked at, the codes come.
+        let ahead = |set: &Set| {
+            if set.is_sparse() && set.len() <= FEW {
+                codes.fetch(set.as_block());
+            }
+        };
         if best.is_full() {
             let (first, last, missing) = best.codes();
             let may_enter = |code: u64| first <= code && code <= last;
             let mut narrow_down = |set: &mut Set| {
+                ahead(set);
                 if descending && !missing && tops.is_none() {
                     return narrow(set, column, (*number, &codes), (first, None), &mut candidates);
                 }
@@ -126,7 +133,11 @@ fn by_column<'s>(
             };
             matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut narrow_down))?;
         } else {
-            matcher.evaluate(*number, &mut set)?;
+            let mut ahead = |set: &mut Set| {
+                ahead(set);
+                Ok(())
+            };
+            matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut ahead))?;
         }
         if set.is_empty() {
             continue;

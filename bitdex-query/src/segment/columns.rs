@@ -47,6 +47,7 @@ use super::{
 };
 use crate::{
     log::Result,
+    mapping::ahead::fetch,
     store::{
         format,
         pack::{Pack, Section, SectionId, SectionKind},
@@ -462,6 +463,14 @@ pub struct BlockReader<'a> {
 }
 
 impl BlockReader<'_> {
+    /// Asks for the code of an id before it is read.
+    #[inline]
+    pub fn fetch(&self, id: u16) {
+        if let Some(byte) = self.bytes.get(usize::from(id) * self.head.width as usize) {
+            fetch(byte);
+        }
+    }
+
     /// `id`: within the block.
     #[inline]
     pub fn get(&self, id: u16) -> Option<u64> {

@@ -12,6 +12,7 @@ use bytemuck::AnyBitPattern;
 use super::parts::Part;
 use crate::{
     log::{Error, Result},
+    mapping::ahead::{LINE, fetch},
     store::pack::Section,
 };
 
@@ -103,9 +104,48 @@ impl Keys {
 
     /// As `binary_search` of slices: the position of a key, or where it would stand.
     pub(super) fn find(&self, section: &Section, key: u64) -> Result<Result<usize, usize>> {
+        match self.group_of(section, key)? {
+            Some(group) => self.find_in(section, group, key),
+            None => Ok(Err(0)),
+        }
+    }
+
+    /// Asks for what tells where to look first.
+    pub(super) fn fetch_ends(&self, section: &Section) -> Result<()> {
         let bases = self.bases.all::<u64>(section)?;
-        let Some(group) = not_above(bases, key).checked_sub(1) else { return Ok(Err(0)) };
-        let delta = key.wrapping_sub(bases.get(group).copied().unwrap_or(key));
+        bases.first().into_iter().chain(bases.last()).for_each(fetch);
+        Ok(())
+    }
+
+    /// Asks for what tells which group a key is in.
+    pub(super) fn fetch_bases(&self, section: &Section, key: u64) -> Result<()> {
+        let bases = self.bases.all::<u64>(section)?;
+        guess(bases, key).and_then(|guess| bases.get(guess)).into_iter().for_each(fetch);
+        Ok(())
+    }
+
+    /// The group of a key; `None`: all keys are above it.
+    pub(super) fn group_of(&self, section: &Section, key: u64) -> Result<Option<usize>> {
+        Ok(not_above(self.bases.all::<u64>(section)?, key).checked_sub(1))
+    }
+
+    /// Asks for what tells where a group lies.
+    pub(super) fn fetch_group(&self, section: &Section, group: usize) -> Result<()> {
+        self.groups.slice::<u32>(section, group, 1)?.iter().for_each(fetch);
+        Ok(())
+    }
+
+    /// Asks for the keys of a group.
+    pub(super) fn fetch_keys(&self, section: &Section, group: usize) -> Result<()> {
+        let (at, width) = self.group(section, group)?;
+        let bytes = self.deltas.slice::<u8>(section, at * 8, self.in_group(group) << width)?;
+        bytes.chunks(LINE).filter_map(<[u8]>::first).for_each(fetch);
+        Ok(())
+    }
+
+    /// As [`Keys::find`], in its group.
+    pub(super) fn find_in(&self, section: &Section, group: usize, key: u64) -> Result<Result<usize, usize>> {
+        let delta = key.wrapping_sub(self.bases.get::<u64>(section, group)?);
         let (at, width) = self.group(section, group)?;
         let first = group * GROUP;
         let found = match width {
@@ -147,17 +187,21 @@ fn search<T: Copy + Into<u64> + AnyBitPattern>(deltas: &[T], delta: u64) -> Resu
     }
 }
 
-/// How many of these ascending numbers are not above `key`. Begins where the key would be if they were evenly spread.
-fn not_above(bases: &[u64], key: u64) -> usize {
-    let (Some(&first), Some(&last)) = (bases.first(), bases.last()) else { return 0 };
-    if key < first {
-        return 0;
-    }
-    if key >= last {
-        return bases.len();
+/// Where a key would be if these ascending numbers were evenly spread; `None` where it is not between their ends.
+fn guess(bases: &[u64], key: u64) -> Option<usize> {
+    let (first, last) = (*bases.first()?, *bases.last()?);
+    if key < first || key >= last {
+        return None;
     }
     let share = (key - first) as f64 / (last - first) as f64;
-    let guess = ((share * (bases.len() - 1) as f64) as usize).min(bases.len() - 1);
+    Some(((share * (bases.len() - 1) as f64) as usize).min(bases.len() - 1))
+}
+
+/// How many of these ascending numbers are not above `key`. Begins where the key would be if they were evenly spread.
+fn not_above(bases: &[u64], key: u64) -> usize {
+    let Some(guess) = guess(bases, key) else {
+        return if bases.last().is_some_and(|last| key >= *last) { bases.len() } else { 0 };
+    };
     let not_above = |at: usize| bases.get(at).is_some_and(|base| *base <= key);
     let mut step = 1;
     let (low, high) = if not_above(guess) {

@@ -25,6 +25,8 @@
 //! A directory is the number of ids (u64), then for each block: its number (u16), ids less one (u16), and where they
 //! begin (u32), in units of 8 bytes: in `arrays`, or in `bits` where there are more than [`ARRAY_MAX`].
 
+mod seek;
+
 use std::{
     cmp::Ordering,
     ops::{Bound, Range},
@@ -36,6 +38,8 @@ use bitdex_proto::{
     value::{FieldType, Value},
 };
 use bytemuck::{Pod, Zeroable};
+
+pub use seek::seek;
 
 use super::{
     kept::Kept,
@@ -502,12 +506,25 @@ impl Postings {
 
     /// The set of the n-th value.
     fn posting(&self, position: usize) -> Result<Posting<'_>> {
+        self.formed(self.place(position)?)
+    }
+
+    fn place(&self, position: usize) -> Result<Place> {
         let (group, within) = (position / GROUP, position % GROUP);
-        let damaged = || self.section.damaged(self.forms.position::<u8>(position), "a term has no such form");
         let start = self.starts.get::<u32>(&self.section, group)? as usize;
         let forms = self.forms.slice::<u8>(&self.section, group * GROUP, within + 1)?;
-        let (&form, before) = forms.split_last().ok_or_else(damaged)?;
+        let (&form, before) = forms.split_last().ok_or_else(|| self.no_such_form(position))?;
         let at = start + before.iter().map(|form| u32::from(units(*form))).sum::<u32>() as usize;
+        Ok(Place { position, form, at })
+    }
+
+    #[cold]
+    fn no_such_form(&self, position: usize) -> Error {
+        self.section.damaged(self.forms.position::<u8>(position), "a term has no such form")
+    }
+
+    fn formed(&self, Place { position, form, at }: Place) -> Result<Posting<'_>> {
+        let damaged = || self.no_such_form(position);
         let few = self.few.slice::<u16>(&self.section, at, units(form).into())?;
         let shape = match (form, few) {
             (0, _) => return Err(damaged()),
@@ -535,6 +552,14 @@ impl Postings {
         let entries = self.directories.slice::<Entry>(&self.section, at + 1, blocks as usize)?;
         Ok(Posting { postings: self, shape: Shape::Many { total, entries } })
     }
+}
+
+/// How the set of a value lies in `few`.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    position: usize,
+    form: u8,
+    at: usize,
 }
 
 /// u16 that a term of this form takes.

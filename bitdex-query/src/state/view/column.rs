@@ -329,6 +329,13 @@ impl<'s> CodeReader<'s> {
         self.base_code(id)
     }
 
+    /// Asks for the codes of some ids before they are read.
+    pub(crate) fn fetch(&self, ids: Block<'_>) {
+        if let Some(base) = &self.base {
+            ids.for_each(|id| base.fetch(id));
+        }
+    }
+
     /// Without what layers above the base say.
     #[inline]
     pub(crate) fn base_code(&self, id: u16) -> Option<u64> {

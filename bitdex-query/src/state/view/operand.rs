@@ -18,7 +18,7 @@ use crate::{
     segment::{
         BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
         kept::Kept,
-        postings::{Posting, Role},
+        postings::{Posting, Role, seek},
         sets::{Block, BlockBuffer},
         value::{Term, ValueRef},
     },
@@ -115,13 +115,16 @@ impl<'s> Operand<'s> {
         let length = |posting: Option<Posting<'_>>| posting.map_or(0, |posting| posting.len());
         let base: u64 = match self.known {
             Some(known) => known.ids,
-            None => (0..self.base.len())
-                .map(|position| match self.segment(position) {
-                    Ok(posting) => length(posting),
-                    // Whoever reads it meets the damage.
-                    Err(_) => 1 << SEGMENT_BITS,
-                })
-                .sum(),
+            None => {
+                self.seek();
+                (0..self.base.len())
+                    .map(|position| match self.segment(position) {
+                        Ok(posting) => length(posting),
+                        // Whoever reads it meets the damage.
+                        Err(_) => 1 << SEGMENT_BITS,
+                    })
+                    .sum()
+            }
         };
         // What went out may never have been in, so it is not taken off.
         let deltas = self.frozen.iter().chain(&self.active);
@@ -271,6 +274,17 @@ impl<'s> Operand<'s> {
         match self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS)) {
             Some(position) => self.segment(position),
             None => Ok(None),
+        }
+    }
+
+    /// Looks it up in all segments. Where that fails, whoever reads it there meets the damage.
+    fn seek(&self) {
+        let Some(term) = &self.term else { return };
+        let segments = self.files.segments().iter().map(|segment| segment.postings(self.field));
+        if let Ok(found) = seek(segments, ValueRef::of(term)) {
+            for (cell, posting) in self.base.iter().zip(found) {
+                cell.set(posting.map_or(Found::Nothing, Found::Set));
+            }
         }
     }
 
