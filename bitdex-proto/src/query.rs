@@ -20,7 +20,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 pub use explain::ExplainRequest;
 pub use facet::{Facet, FacetRequest, MAX_FACETS};
-pub use filter::{Comparator, Filter};
+pub use filter::{Comparator, Filter, check_all, no_timestamp};
 pub use form::{FilterForm, SortForm};
 
 use crate::{

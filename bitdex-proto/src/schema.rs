@@ -161,6 +161,18 @@ impl Schema {
         self.fields.iter().enumerate().find(|(_, field)| field.name == name)
     }
 
+    /// A field that can be filtered by.
+    pub fn filterable(&self, name: &str) -> Result<(FieldId, &Field)> {
+        let (id, field) = self.field(name).ok_or_else(|| self.unknown_field(name))?;
+        if field.filter {
+            Ok((id, field))
+        } else {
+            Err(Error::invalid(format!(
+                "field {name} cannot be filtered by: the definition does not say `filter: true`"
+            )))
+        }
+    }
+
     pub fn named_filter(&self, name: &str) -> Option<&NamedFilter> {
         self.filters.iter().find(|filter| filter.name == name)
     }

@@ -203,7 +203,7 @@ impl Literal {
 
     /// The value of type `ty` that this means, or an error that names `what` (the field), the type and the literal.
     /// [`Literal::Now`] is refused: resolve it against the clock first.
-    pub fn to_value(&self, ty: FieldType, what: &str) -> Result<Value> {
+    pub fn to_value(&self, ty: FieldType, what: impl fmt::Display) -> Result<Value> {
         let wrong = || Error::invalid(format!("{what} is of type {ty}, which {self} is not"));
         let overflow = || Error::invalid(format!("{what}: {self} does not fit {ty}"));
         Ok(match (self, ty) {

@@ -358,7 +358,7 @@ fn default(node: &At<Node>, ty: Option<FieldType>, field: &str, errors: &mut Err
         }
     };
     literal
-        .to_value(ty?, &format!("`default` of field {field}"))
+        .to_value(ty?, format_args!("`default` of field {field}"))
         .map_err(|error| errors.add(node.at, error.to_string()))
         .ok()
 }

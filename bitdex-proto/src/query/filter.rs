@@ -153,15 +153,15 @@ impl Filter {
                 filters.iter().try_for_each(|filter| filter.check_within(schema, size))
             }
             Self::Not(filter) => filter.check_within(schema, size),
-            Self::Compare { field, value, .. } => check_literal(filterable(field, schema)?, value),
+            Self::Compare { field, value, .. } => check_literal(schema.filterable(field)?.1, value),
             Self::In { field, values, all, .. } => {
-                let field = filterable(field, schema)?;
-                if *all && !field.many {
-                    return Err(Error::invalid(format!("field {} holds one value: `all` needs members", field.name)));
+                let (_, field) = schema.filterable(field)?;
+                if *all {
+                    check_all(field)?;
                 }
                 values.iter().try_for_each(|value| check_literal(field, value))
             }
-            Self::IsNull { field } => filterable(field, schema).map(|_| ()),
+            Self::IsNull { field } => schema.filterable(field).map(|_| ()),
             Self::Named { name } => {
                 *size = size.saturating_add(named(name, schema)?.size);
                 if *size > MAX_VALUES {
@@ -179,15 +179,6 @@ fn too_deep() -> Error {
     Error::invalid(format!("a filter is nested deeper than {MAX_DEPTH} levels"))
 }
 
-fn filterable<'s>(name: &str, schema: &'s Schema) -> Result<&'s Field> {
-    let (_, field) = schema.field(name).ok_or_else(|| schema.unknown_field(name))?;
-    if field.filter {
-        Ok(field)
-    } else {
-        Err(Error::invalid(format!("field {name} cannot be filtered by: the definition does not say `filter: true`")))
-    }
-}
-
 fn named<'s>(name: &str, schema: &'s Schema) -> Result<&'s NamedFilter> {
     schema.named_filter(name).ok_or_else(|| {
         let known = schema.filters.iter().map(|filter| filter.name.as_str());
@@ -195,14 +186,27 @@ fn named<'s>(name: &str, schema: &'s Schema) -> Result<&'s NamedFilter> {
     })
 }
 
+/// Whether a document may have all of several values of a field.
+pub fn check_all(field: &Field) -> Result<()> {
+    match field.many {
+        true => Ok(()),
+        false => Err(Error::invalid(format!("field {} holds one value: `all` needs members", field.name))),
+    }
+}
+
+/// The error for a relative time where none can be.
+pub fn no_timestamp(field: &Field) -> Error {
+    Error::invalid(format!("field {} is no timestamp: it cannot be compared with now", field.name))
+}
+
 fn check_literal(field: &Field, literal: &Literal) -> Result<()> {
     if matches!(literal, Literal::Now { .. }) {
         if field.ty == FieldType::Timestamp {
             return Ok(());
         }
-        return Err(Error::invalid(format!("field {} is no timestamp: it cannot be compared with now", field.name)));
+        return Err(no_timestamp(field));
     }
-    literal.to_value(field.ty, &format!("field {}", field.name)).map(|_| ())
+    literal.to_value(field.ty, format_args!("field {}", field.name)).map(|_| ())
 }
 
 impl TryFrom<&wire::Filter> for Filter {

@@ -1,7 +1,17 @@
 //! The first rows of those that are pushed, in little more memory than they take.
 
+use std::cell::Cell;
+
 use super::order::{After, Keys, Rank, Sorter};
 use crate::log::Result;
+
+thread_local! {
+    /// Room for ranks, which the last query of this thread left.
+    static ROOM: Cell<Vec<Rank>> = const { Cell::new(Vec::new()) };
+}
+
+/// Ranks for which room is kept.
+const KEPT: usize = 1 << 14;
 
 #[derive(Debug)]
 pub(super) struct Best<'q, 's> {
@@ -32,7 +42,7 @@ impl<'q, 's> Best<'q, 's> {
             let rank = Rank::new(code, after.id(), descending);
             (rank, sorter.after_keys(after), after.id())
         });
-        let rows = if sorter.is_plain() { Rows::Plain(Vec::new()) } else { Rows::Keyed(Vec::new()) };
+        let rows = if sorter.is_plain() { Rows::Plain(ROOM.take()) } else { Rows::Keyed(Vec::new()) };
         Self { sorter, want, descending, after, threshold: None, rows }
     }
 
@@ -136,7 +146,11 @@ impl<'q, 's> Best<'q, 's> {
         match self.rows {
             Rows::Plain(mut rows) => {
                 rows.sort_unstable();
-                rows.into_iter().take(want).map(|rank| rank.id(descending)).collect()
+                let ids = rows.iter().take(want).map(|rank| rank.id(descending)).collect();
+                rows.clear();
+                rows.shrink_to(KEPT);
+                ROOM.set(rows);
+                ids
             }
             Rows::Keyed(mut rows) => {
                 rows.sort_unstable_by(|a, b| sorter.compare((&a.1, a.2), (&b.1, b.2)));

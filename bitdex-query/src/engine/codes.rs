@@ -22,6 +22,8 @@ use crate::{
 
 /// Ranges of one test whose ids are estimated one by one.
 const RANGES_LOOKED_AT: usize = 16;
+/// The codes of so few ids are sooner read than those of all outliers of a block.
+const FEW: u32 = 96;
 /// Sets of up to so many ids are tested id by id.
 const EACH: u32 = 4096;
 
@@ -149,6 +151,17 @@ impl ColumnTest<'_> {
         if let (Some(tops), Some(range)) = (self.column.tops(number)?, self.range())
             && tops.limit < range.0
         {
+            if set.is_sparse() && set.len() <= FEW {
+                return self.retain(number, false, set);
+            }
+            if self.column.reader(number)?.is_plain() {
+                let outliers = tops.outliers_within(range.0, range.1);
+                let words = set.words();
+                for id in outliers.iter().map(|outlier| within_block(outlier.id)) {
+                    words[usize::from(id >> 6)] &= !(1 << (id & 63));
+                }
+                return Ok(());
+            }
             let mut buffer = pool.buffer();
             self.listed(number, &tops, range, &mut buffer.ids)?;
             set.and_not(Block::of(&buffer.ids));
@@ -205,6 +218,9 @@ impl ColumnTest<'_> {
 
     fn retain(&self, number: u16, passing: bool, set: &mut Set) -> Result<()> {
         let codes = self.column.reader(number)?;
+        if set.is_sparse() {
+            codes.fetch(set.as_block());
+        }
         set.retain(|id| {
             let passes = codes.get(id).map_or(Ok(false), |code| self.passes(code, id_of(number, id)))?;
             Ok(passes == passing)

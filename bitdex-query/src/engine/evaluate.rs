@@ -1,13 +1,13 @@
 //! Operands → the ids of one block.
 
-use std::{cell::Cell, rc::Rc};
+use std::{cell::Cell, cmp::Reverse, rc::Rc};
 
 use smallvec::SmallVec;
 
 use super::{
     codes::{ColumnTest, Share},
     fused::{DENSE, Fused},
-    set::{Set, each_id},
+    set::{SPARSE, Set, each_id},
     trace::{StepId, Trace},
     tree::{And, Child, Node, Union},
     watch,
@@ -27,11 +27,17 @@ pub(super) struct Pool {
     buffers: Vec<BlockBuffer>,
     sets: Vec<Set>,
     pairs: Vec<(u64, u32)>,
+    visits: Vec<Visit>,
 }
+
+/// A block that is to be visited: where its first code stands in the order, turned so that the smallest comes first; its
+/// number; that code.
+pub(super) type Visit = ((bool, u64), Reverse<u16>, Option<u64>);
 
 thread_local! {
     /// What the last query of this thread left.
-    static LEFT: Cell<Pool> = const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), pairs: Vec::new() }) };
+    static LEFT: Cell<Pool> =
+        const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), pairs: Vec::new(), visits: Vec::new() }) };
 }
 
 /// Terms of a union that are tested side by side.
@@ -70,6 +76,15 @@ impl Pool {
 
     pub(super) fn pairs(&mut self) -> Vec<(u64, u32)> {
         std::mem::take(&mut self.pairs)
+    }
+
+    pub(super) fn visits(&mut self) -> Vec<Visit> {
+        std::mem::take(&mut self.visits)
+    }
+
+    pub(super) fn put_visits(&mut self, mut visits: Vec<Visit>) {
+        visits.clear();
+        self.visits = visits;
     }
 
     pub(super) fn put_pairs(&mut self, mut pairs: Vec<(u64, u32)>) {
@@ -143,7 +158,13 @@ impl And<'_> {
     fn restrict(&self, of: &[Child<'_>], number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         let mut fused = Fused::default();
         let (mut positives, mut negatives) = (SmallVec::<[&Node<'_>; 8]>::new(), SmallVec::<[&Node<'_>; 8]>::new());
-        for child in of {
+        let cells = self.cells.as_ref().filter(|_| set.is_sparse() && set.len() <= SPARSE);
+        let cells = cells.and_then(|cells| cells.block(number));
+        if let Some(cells) = &cells {
+            cells.restrict(number, set, self)?;
+        }
+        let is_told = |child: &&Child<'_>| child.told && cells.is_some();
+        for child in of.iter().filter(|child| !is_told(child)) {
             if set.is_empty() {
                 return Ok(());
             }
@@ -167,7 +188,7 @@ impl And<'_> {
                 node => positives.push(node),
             }
         }
-        for child in &self.negatives {
+        for child in self.negatives.iter().filter(|child| !is_told(child)) {
             match &child.node {
                 Node::Term(operand) => match operand.plain_block(number)? {
                     Some(Block::Empty) => {}
@@ -198,6 +219,9 @@ impl And<'_> {
     }
 
     pub(super) fn contains(&self, id: u32) -> Result<bool> {
+        if let Some(contains) = self.contains_by_cell(id)? {
+            return Ok(contains);
+        }
         for child in &self.positives {
             if !child.node.contains(id)? {
                 return Ok(false);
@@ -549,8 +573,11 @@ impl Matcher<'_> {
     }
 
     pub(super) fn count(&mut self, blocks: &[u16]) -> Result<u64> {
+        let mut left = Vec::new();
+        let told = self.count_by_cells(blocks, &mut left)?;
+        let blocks = if told.is_some() { left.as_slice() } else { blocks };
         let mut set = self.pool.set();
-        let mut count = 0;
+        let mut count = told.unwrap_or(0);
         for number in blocks {
             self.evaluate_shown(*number, &mut set)?;
             count += u64::from(set.len());

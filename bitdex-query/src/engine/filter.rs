@@ -4,9 +4,9 @@ use std::ops::{Bound, RangeBounds as _};
 
 use bitdex_proto::{
     Error, Result,
-    query::{Comparator, Filter},
+    query::{self, Comparator, Filter, check_all},
     schema::{Field, FieldId, Schema},
-    value::{Literal, Value},
+    value::{FieldType, Literal, Value},
 };
 
 use crate::state::Bounds;
@@ -33,8 +33,9 @@ pub(crate) enum Test {
 /// Binds a filter; `None` is every document. `now_us` is the clock; without one, relative times are refused.
 pub(crate) fn bind(filter: Option<&Filter>, schema: &Schema, now_us: Option<i64>) -> Result<Node> {
     let Some(filter) = filter else { return Ok(Node::And(Vec::new())) };
-    // Names the field of what is unknown, not filterable or of the wrong type.
-    filter.check(schema)?;
+    if filter.has_names() {
+        filter.check(schema)?;
+    }
     Binder { schema, now_us }.bind(filter)
 }
 
@@ -100,6 +101,7 @@ impl Binder<'_> {
                 let (id, field) = self.field(field)?;
                 let values = values.iter().map(|value| self.value(field, value));
                 let node = if *all {
+                    check_all(field)?;
                     let each = values.map(|value| Ok(Node::Leaf(id, Test::AnyOf(vec![value?]))));
                     one_or(each.collect::<Result<_>>()?, Node::And)
                 } else {
@@ -119,17 +121,18 @@ impl Binder<'_> {
     }
 
     fn field(&self, name: &str) -> Result<(FieldId, &Field)> {
-        self.schema.field(name).ok_or_else(|| Error::invalid(format!("unknown field {name}")))
+        self.schema.filterable(name)
     }
 
     fn value(&self, field: &Field, literal: &Literal) -> Result<Value> {
-        let what = || format!("field {}", field.name);
         match (literal, self.now_us) {
-            (Literal::Now { offset_us }, Some(now_us)) => now_us
-                .checked_add(*offset_us)
-                .map(Value::Int)
-                .ok_or_else(|| Error::invalid(format!("{}: {literal} does not fit {}", what(), field.ty))),
-            _ => literal.to_value(field.ty, &what()),
+            (Literal::Now { .. }, Some(_)) if field.ty != FieldType::Timestamp => Err(query::no_timestamp(field)),
+            (Literal::Now { offset_us }, Some(now_us)) => {
+                let does_not_fit =
+                    || Error::invalid(format!("field {}: {literal} does not fit {}", field.name, field.ty));
+                now_us.checked_add(*offset_us).map(Value::Int).ok_or_else(does_not_fit)
+            }
+            _ => literal.to_value(field.ty, format_args!("field {}", field.name)),
         }
     }
 

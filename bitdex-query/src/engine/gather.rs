@@ -85,8 +85,7 @@ fn by_column<'s>(
     blocks: &[u16],
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    // (a block's first code, turned so that the smallest comes first; the code; the block)
-    let mut visits = Vec::with_capacity(blocks.len());
+    let mut visits = matcher.pool.visits();
     for number in blocks {
         let bounds = column.inner_bounds(*number)?;
         let code = (bounds.count > 0).then_some(if descending { bounds.max.min(passing.last) } else { bounds.min });
@@ -160,6 +159,7 @@ fn by_column<'s>(
         }
         outliers(matcher, &mut hidden, column, passing, &is_left, best)?;
     }
+    matcher.pool.put_visits(visits);
     Ok(())
 }
 

@@ -8,6 +8,7 @@
 //! did, which it writes into a [`trace`].
 
 mod best;
+mod cells;
 mod codes;
 mod distinct;
 mod evaluate;
@@ -332,7 +333,9 @@ fn count_matches(
     let all = state.blocks();
     let blocks = matcher.root.blocks(&all)?;
     if let Some(trace) = how.trace {
-        trace.run(|run| run.plan = "count, block by block".into());
+        let how =
+            if matcher.root.is_told() { "count, by cells; its steps block by block" } else { "count, block by block" };
+        trace.run(|run| run.plan = how.into());
         trace.planned((all.len(), blocks.len()));
     }
     let mut counted = Counted { count: 0, is_lower_bound: false };

@@ -2,6 +2,7 @@
 //! number of ids on, all of the block is evaluated.
 
 use super::{
+    cells::{BlockCells, told},
     evaluate::{Matcher, Pool, block_of, within_block},
     set::Set,
     tree::{And, Node},
@@ -17,6 +18,8 @@ pub(super) struct Probes<'s> {
     /// By block, as far as they go.
     blocks: Vec<Seen>,
     steps: Vec<Step<'s>>,
+    /// Of steps.
+    cells: Vec<BlockCells<'s>>,
 }
 
 #[derive(Debug, Default)]
@@ -38,6 +41,8 @@ enum Step<'s> {
     MustNot(Block<'s>),
     /// One of several in a row; how many there are behind it.
     Any(Block<'s>, u32),
+    /// What cells tell; the place of the block's.
+    Cells(u32),
     /// An operand that does not lie as one block in a file: its place among the positives, or the negatives.
     Positive(u32),
     Negative(u32),
@@ -54,7 +59,7 @@ impl<'s> Probes<'s> {
             let first = self.steps.len();
             let seen = if matcher.trace.is_some() {
                 Seen::Traced(0)
-            } else if compile(&matcher.root, number, &mut self.steps, &mut matcher.pool)? {
+            } else if self.compile(&matcher.root, number, &mut matcher.pool)? {
                 Seen::Steps(first as u32, self.steps.len() as u32, 0)
             } else {
                 Seen::Nothing
@@ -65,10 +70,10 @@ impl<'s> Probes<'s> {
         }
         match self.blocks.get_mut(at) {
             Some(Seen::Evaluated(set)) => Ok(set.contains(within_block(id))),
-            Some(Seen::Steps(first, last, tested)) if *tested < TESTS => {
-                *tested += 1;
+            Some(Seen::Steps(first, last, tested)) if *tested < TESTS || *last - *first == 1 => {
+                *tested = tested.saturating_add(1);
                 let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
-                passes(steps, &matcher.root, id)
+                passes(steps, &self.cells, &matcher.root, id)
             }
             Some(Seen::Traced(tested)) if *tested < TESTS => {
                 *tested += 1;
@@ -87,6 +92,14 @@ impl<'s> Probes<'s> {
         }
     }
 
+    /// Whether any id of the block may pass.
+    fn compile(&mut self, root: &And<'s>, number: u16, pool: &mut Pool) -> Result<bool> {
+        let cells = root.cells.as_ref().and_then(|cells| cells.block(number));
+        let at = cells.as_ref().map(|_| self.cells.len() as u32);
+        self.cells.extend(cells);
+        compile(root, number, at, &mut self.steps, pool)
+    }
+
     /// Gives back its room.
     pub(super) fn leave(self, matcher: &mut Matcher<'_>) {
         for block in self.blocks {
@@ -97,9 +110,22 @@ impl<'s> Probes<'s> {
     }
 }
 
-/// Whether any id of the block may pass.
-fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>, pool: &mut Pool) -> Result<bool> {
+/// Whether any id of the block may pass. `cells`: the place of the block's.
+fn compile<'s>(
+    root: &And<'s>,
+    number: u16,
+    cells: Option<u32>,
+    steps: &mut Vec<Step<'s>>,
+    pool: &mut Pool,
+) -> Result<bool> {
+    let mut cells_tell = cells.is_some();
     for (child, n) in root.positives.iter().zip(0..) {
+        if let (true, Some(at)) = (child.told, cells) {
+            if std::mem::take(&mut cells_tell) {
+                steps.push(Step::Cells(at));
+            }
+            continue;
+        }
         match &child.node {
             Node::Nothing => return Ok(false),
             Node::Term(operand) => match operand.plain_block(number)? {
@@ -139,7 +165,10 @@ fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>, pool: &mu
             _ => steps.push(Step::Positive(n)),
         }
     }
-    for (child, n) in root.negatives.iter().zip(0..) {
+    if let (true, Some(at)) = (cells_tell, cells) {
+        steps.push(Step::Cells(at));
+    }
+    for (child, n) in root.negatives.iter().zip(0..).filter(|(child, _)| !child.told || cells.is_none()) {
         match &child.node {
             Node::Nothing => {}
             Node::Term(operand) => match operand.plain_block(number)? {
@@ -167,7 +196,7 @@ fn compile<'s>(root: &And<'s>, number: u16, steps: &mut Vec<Step<'s>>, pool: &mu
     Ok(true)
 }
 
-fn passes(steps: &[Step<'_>], root: &And<'_>, id: u32) -> Result<bool> {
+fn passes(steps: &[Step<'_>], cells: &[BlockCells<'_>], root: &And<'_>, id: u32) -> Result<bool> {
     let within = within_block(id);
     let mut at = 0;
     while let Some(step) = steps.get(at) {
@@ -176,6 +205,12 @@ fn passes(steps: &[Step<'_>], root: &And<'_>, id: u32) -> Result<bool> {
             Step::Must(block) if !block.contains(within) => return Ok(false),
             Step::MustNot(block) if block.contains(within) => return Ok(false),
             Step::Must(_) | Step::MustNot(_) => {}
+            Step::Cells(n) => match cells.get(*n as usize).and_then(|cells| cells.passes(within)) {
+                Some(true) => {}
+                Some(false) => return Ok(false),
+                None if told(root, id)? => {}
+                None => return Ok(false),
+            },
             Step::Any(block, behind) => match block.contains(within) {
                 true => at += *behind as usize,
                 false if *behind == 0 => return Ok(false),

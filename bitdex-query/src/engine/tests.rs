@@ -122,7 +122,14 @@ fn random_state(rng: &mut ChaCha8Rng, schema: &Arc<Schema>, ids: u32, batches: u
     for n in 0..batches {
         match rng.random_range(0..4) {
             0 if state.frozen().is_none() => state.apply(state.sequence() + 1, &freeze()).unwrap(),
-            1 if state.frozen().is_some() => state.adopt(store.flush(&state, &[])).unwrap(),
+            1 if state.frozen().is_some() => {
+                state.adopt(store.flush(&state, &[])).unwrap();
+                if rng.random()
+                    && let Some(files) = store.compact(state.files(), 0.0)
+                {
+                    state.adopt(files).unwrap();
+                }
+            }
             _ => {}
         }
         let ops: Vec<Op> = (0..ids * 3).map(|_| random_op(rng, schema, ids)).collect();

@@ -9,6 +9,7 @@ use bitdex_proto::{
 };
 
 use super::{
+    cells::CellTests,
     codes::ColumnTest,
     filter::{self, Test},
     named::NamedSet,
@@ -57,6 +58,8 @@ pub(super) struct Child<'s> {
     pub(super) estimate: u64,
     /// In a query that is traced.
     pub(super) step: StepId,
+    /// Whether the cells of documents tell too what it lets through; see [`And::cells`].
+    pub(super) told: bool,
 }
 
 /// The ids that are in all of the one and in none of the others. In at least one of `positives` there are present
@@ -67,6 +70,8 @@ pub(super) struct And<'s> {
     pub(super) positives: Vec<Child<'s>>,
     /// The largest first.
     pub(super) negatives: Vec<Child<'s>>,
+    /// What stands for those that are `told`, where few ids are tested.
+    pub(super) cells: Option<Box<CellTests<'s>>>,
 }
 
 #[derive(Debug)]
@@ -103,12 +108,24 @@ impl<'s> And<'s> {
         match (child.node, positive) {
             (Node::Nothing, false) => {}
             (Node::And(and), true) => {
-                self.positives.extend(and.positives);
-                self.negatives.extend(and.negatives);
+                let apart = |child| Child { told: false, ..child };
+                self.positives.extend(and.positives.into_iter().map(apart));
+                self.negatives.extend(and.negatives.into_iter().map(apart));
             }
             (node, true) => self.positives.push(Child { node, ..child }),
             (node, false) => self.negatives.push(Child { node, ..child }),
         }
+    }
+
+    /// Has cells tell what a test lets through; see [`CellTests::tell`].
+    fn tell(&mut self, state: &'s State, node: &filter::Node) {
+        self.cells.get_or_insert_with(|| Box::new(CellTests::new(state))).add(node);
+    }
+
+    /// Those that cells do not tell, or all of them.
+    pub(super) fn children(&self, with_told: bool) -> impl Iterator<Item = (&Child<'s>, bool)> {
+        let all = self.positives.iter().map(|child| (child, true)).chain(self.negatives.iter().map(|it| (it, false)));
+        all.filter(move |(child, _)| with_told || !child.told)
     }
 
     /// Number of ids, taking its parts for independent of each other.
@@ -187,7 +204,7 @@ impl<'s, 't> Resolver<'s, 't> {
     /// `told`: what it is, in words.
     fn child(self, node: Node<'s>, estimate: u64, told: impl FnOnce() -> String) -> Child<'s> {
         let step = self.trace.map_or(0, |trace| trace.step(told(), how(&node), estimate, parts(&node)));
-        Child { node, estimate, step }
+        Child { node, estimate, step, told: false }
     }
 
     fn name(self, field: FieldId) -> &'s str {
@@ -198,7 +215,9 @@ impl<'s, 't> Resolver<'s, 't> {
     fn complete(self, and: &mut And<'s>) -> Result<()> {
         if and.positives.iter().all(|child| matches!(child.node, Node::Keys(_) | Node::Valued(_))) {
             let present = Node::Term(Box::new(self.state.operand(KEY_FIELD, Term::Exists)?));
-            and.positives.push(self.child(present, self.state.documents(), || "all documents".into()));
+            let present = self.child(present, self.state.documents(), || "all documents".into());
+            // Only documents have cells.
+            and.positives.push(Child { told: and.cells.is_some(), ..present });
         }
         and.positives.sort_by_key(|child| child.estimate);
         and.negatives.sort_by_key(|child| std::cmp::Reverse(child.estimate));
@@ -260,18 +279,32 @@ impl<'s, 't> Resolver<'s, 't> {
     /// Adds conjuncts; the sets of the definition's filters in place of those that they stand for.
     fn all(self, and: &mut And<'s>, nodes: &[filter::Node]) -> Result<()> {
         let mut taken = 0_u64;
+        let is_told = |n: usize| nodes.get(n).is_some_and(|node| CellTests::tell(self.state, node));
         if self.named {
             for (n, stands_for) in self.state.layout().named().within(nodes) {
                 if let Some(set) = NamedSet::new(self.state, n) {
                     taken |= stands_for;
                     let (estimate, name) = (set.estimate()?, set.name());
-                    and.push(self.child(Node::Named(Box::new(set)), estimate, || name.into()), true);
+                    let child = self.child(Node::Named(Box::new(set)), estimate, || name.into());
+                    let mut stood_for = (0..64).filter(|n| stands_for >> n & 1 == 1);
+                    let told = self.named && stood_for.clone().all(is_told);
+                    if told {
+                        stood_for.by_ref().filter_map(|n| nodes.get(n)).for_each(|node| and.tell(self.state, node));
+                    }
+                    and.push(Child { told, ..child }, true);
                 }
             }
         }
         for (n, node) in nodes.iter().enumerate() {
             if n >= 64 || taken >> n & 1 == 0 {
+                let told = self.named && is_told(n);
+                let (positives, negatives) = (and.positives.len(), and.negatives.len());
                 self.add(and, node, true)?;
+                if told {
+                    and.tell(self.state, node);
+                    let made = and.positives.iter_mut().skip(positives).chain(and.negatives.iter_mut().skip(negatives));
+                    made.for_each(|child| child.told = true);
+                }
             }
         }
         Ok(())

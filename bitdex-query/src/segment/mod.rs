@@ -3,6 +3,7 @@
 
 pub mod ahead;
 pub mod builder;
+pub mod cells;
 pub mod columns;
 pub mod documents;
 pub mod kept;

@@ -13,7 +13,10 @@
 //!            two for the type (0 int, 1 decimal, 2 float, 3 bool, 4 timestamp, 5 string; the scale, else 0)
 //! ```
 
-use std::{path::Path, sync::Arc};
+use std::{
+    path::Path,
+    sync::{Arc, OnceLock},
+};
 
 use bitdex_proto::{
     schema::{FieldId, KEY_FIELD},
@@ -24,6 +27,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Index, Spec,
+    cells::Cells,
     columns::Column,
     documents::Documents,
     postings::{Posting, Postings, Role},
@@ -73,6 +77,7 @@ pub struct Segment {
     header: Header,
     documents: Documents,
     fields: Vec<Field>,
+    cells: OnceLock<Option<Cells>>,
 }
 
 #[derive(Debug)]
@@ -107,7 +112,7 @@ impl Segment {
             Ok(Field { postings, column })
         });
         let fields = fields.collect::<Result<_>>()?;
-        Ok(Some(Self { header, documents, fields, pack }))
+        Ok(Some(Self { header, documents, fields, pack, cells: OnceLock::new() }))
     }
 
     pub fn pack(&self) -> &Arc<Pack> {
@@ -145,6 +150,13 @@ impl Segment {
 
     pub fn posting(&self, field: FieldId, term: Term<'_>) -> Result<Option<Posting<'_>>> {
         self.postings(field).map_or(Ok(None), |postings| postings.get(term))
+    }
+
+    /// The cells of its documents, by fields that documents have one value of: always the same ones. `None` where there
+    /// are none.
+    pub fn cells(&self, fields: &[FieldId]) -> Option<&Cells> {
+        // Whoever reads what is damaged is told of it.
+        self.cells.get_or_init(|| Cells::of(self, fields).unwrap_or(None)).as_ref()
     }
 
     pub fn column(&self, field: FieldId) -> Option<&Column> {

@@ -26,6 +26,7 @@ use crate::{
     testing::{scaled, seeded},
 };
 
+mod cells;
 mod overridden;
 mod peaks;
 mod segments;

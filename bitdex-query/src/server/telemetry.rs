@@ -8,7 +8,7 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio::time::Instant;
 
 use super::service::Service;
-use crate::node::Role;
+use crate::{node::Role, segment::cells};
 
 /// How often observations are folded into their histograms where nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -89,6 +89,7 @@ pub(super) fn render(handle: &PrometheusHandle, service: &Service) -> String {
         gauge!("bitdex_sequence").set(state.sequence() as f64);
         gauge!("bitdex_documents").set(state.documents() as f64);
         gauge!("bitdex_catching_up").set(flag(state.catching_up()));
+        gauge!("bitdex_cell_bytes").set(cells::held() as f64);
         gauge!("bitdex_named_filter_bytes").set(state.files().filter_sets().bytes() as f64);
         if let Some(bytes) = node.pinned_bytes() {
             gauge!("bitdex_pinned_bytes").set(bytes as f64);

@@ -1,6 +1,7 @@
 //! What a manifest names, opened: the base and the checkpoint of a version.
 
 use std::{
+    collections::BTreeMap,
     path::{Path, PathBuf},
     sync::{
         Arc, OnceLock,
@@ -8,7 +9,7 @@ use std::{
     },
 };
 
-use bitdex_proto::schema::{FieldId, Schema};
+use bitdex_proto::schema::{FieldId, KEY_FIELD, Schema};
 
 use super::{
     checkpoint::Checkpoint,
@@ -20,7 +21,14 @@ use crate::{
     build::table::TableHeader,
     log::{Error, Result},
     segment::{
-        BLOCK_BITS, SEGMENT_BITS, columns::SparseColumn, postings::Role, segment::Segment, table::Table, value::Term,
+        BLOCK_BITS, SEGMENT_BITS,
+        cells::{self, Cells},
+        columns::SparseColumn,
+        postings::Role,
+        segment::Segment,
+        sets::{Block, BlockBuffer, OwnedBlock, WORDS},
+        table::Table,
+        value::Term,
     },
     store::{
         Folder,
@@ -31,6 +39,11 @@ use crate::{
 
 /// Numbers of segments lie below this one.
 const SEGMENTS: u32 = 1 << (u32::BITS - SEGMENT_BITS);
+
+/// By block, ascending.
+type MovedIds = Box<[(u16, OwnedBlock)]>;
+
+static ALL: [u64; WORDS] = [u64::MAX; WORDS];
 
 /// The mapped layers of a version: base and checkpoint.
 #[derive(Debug)]
@@ -48,6 +61,8 @@ pub struct Files {
     staged: Vec<PathBuf>,
     filter_sets: FilterSets,
     known_terms: KnownTerms,
+    /// See [`Files::moved`].
+    moved: OnceLock<Option<MovedIds>>,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
     prepared_for: Option<u64>,
     /// Whether queries have looked into these files, or those before.
@@ -85,6 +100,7 @@ impl Files {
             checkpoint: None,
             staged: Vec::new(),
             filter_sets: FilterSets::default(),
+            moved: OnceLock::new(),
             prepared_for: None,
             used: AtomicBool::new(false),
         }
@@ -219,6 +235,42 @@ impl Files {
     /// See [`KnownTerms::get`].
     pub(crate) fn known_term(&self, field: FieldId, term: Term<'_>) -> Option<Option<&KnownTerm>> {
         self.known_terms.get(&self.segments, field, term)
+    }
+
+    /// The cells of the documents of a segment, by its position.
+    pub(crate) fn cells(&self, position: usize) -> Option<&Cells> {
+        self.segments.get(position)?.cells(self.layout.single())
+    }
+
+    /// The ids of a block whose cells may not be what the base says, as the checkpoint changes them.
+    pub(crate) fn moved(&self, block: u16) -> Block<'_> {
+        // Where that cannot be read, all may be.
+        let Some(moved) = self.moved.get_or_init(|| self.moved_ids().ok()) else { return Block::Bits(&ALL) };
+        let at = moved.binary_search_by_key(&block, |(block, _)| *block).ok();
+        at.and_then(|at| moved.get(at)).map_or(Block::Empty, |(_, ids)| ids.as_block())
+    }
+
+    fn moved_ids(&self) -> Result<MovedIds> {
+        let Some(checkpoint) = self.checkpoint() else { return Ok(Box::default()) };
+        let is_few = |field: &FieldId| {
+            let mut of_segments = self.segments.iter().filter_map(|segment| segment.postings(*field));
+            of_segments.any(|postings| postings.len() <= cells::VALUES_MOST)
+        };
+        let fields = self.layout.single().iter().copied().filter(is_few).chain([KEY_FIELD]);
+        let mut moved = BTreeMap::<u16, BlockBuffer>::new();
+        for (field, role) in fields.flat_map(|field| [(field, Role::Added), (field, Role::Removed)]) {
+            let Some(postings) = checkpoint.sets(role, field) else { continue };
+            for position in 0..postings.len() {
+                let posting = postings.set_at(position)?;
+                for n in 0..posting.blocks() {
+                    let (number, ids) = posting.nth(n)?;
+                    if !self.has_taken_in_block(number) {
+                        moved.entry(number).or_default().or(ids);
+                    }
+                }
+            }
+        }
+        Ok(moved.into_iter().map(|(number, ids)| (number, ids.block().into())).collect())
     }
 
     pub(crate) fn folder(&self) -> &Path {
@@ -374,6 +426,10 @@ impl Files {
             }
             let _ = column.warm();
         }
+        for segment in new().take_while(|_| go_on()) {
+            segment.cells(self.layout.single());
+        }
+        let _ = self.moved(0);
         let of_segments = new().flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
         let changed = |role| (0..fields).filter_map(move |field| self.checkpoint()?.sets(role, field));
         for postings in of_segments.chain([Role::Added, Role::Removed].into_iter().flat_map(changed)) {

@@ -5,18 +5,21 @@ mod block;
 mod codes;
 mod rows;
 
-use std::ops::{Bound, RangeBounds};
+use std::{
+    collections::BTreeMap,
+    ops::{Bound, RangeBounds},
+};
 
 use bitdex_proto::{ops::Op, schema::FieldId, value::Value};
 
-use self::codes::Codes;
 pub(crate) use self::{
     block::BlockDelta,
     codes::CodeBlock,
     rows::{RowChunk, RowEntry},
 };
+use self::{block::BlockSet, codes::Codes};
 use super::sorted::{Entries, Entry, Sorted};
-use crate::build::staging::Staging;
+use crate::{build::staging::Staging, segment::sets::Block};
 
 /// `None`: the term `Exists`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -226,18 +229,53 @@ impl DoubleEndedIterator for Order<'_> {
     }
 }
 
+/// The ids of a block whose cells may not be what the base says.
+#[derive(Debug, Clone)]
+struct Moved {
+    block: u16,
+    ids: BlockSet,
+}
+
+impl Entry for Moved {
+    type Key = u16;
+    /// More of them, ascending.
+    type Change<'c> = (u16, Vec<u16>);
+    const CHUNK: usize = 16;
+
+    fn key(&self) -> &u16 {
+        &self.block
+    }
+
+    fn key_of((block, _): &(u16, Vec<u16>)) -> &u16 {
+        block
+    }
+
+    fn changed(old: Option<&Self>, (block, more): &(u16, Vec<u16>)) -> Option<Self> {
+        let mut moved = old.cloned().unwrap_or(Self { block: *block, ids: BlockSet::default() });
+        moved.ids.insert(more);
+        Some(moved)
+    }
+
+    fn bytes(&self) -> usize {
+        self.ids.bytes()
+    }
+}
+
 /// What a layer says of sets.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct LayerSets(Sorted<Entries<SetEntry>>);
+pub(crate) struct LayerSets {
+    sets: Sorted<Entries<SetEntry>>,
+    moved: Sorted<Entries<Moved>>,
+}
 
 impl LayerSets {
     pub(crate) fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.sets.is_empty()
     }
 
     /// Number of blocks of sets that are changed.
     pub(crate) fn len(&self) -> usize {
-        self.0.len()
+        self.sets.len()
     }
 
     /// In the order of their keys.
@@ -246,12 +284,34 @@ impl LayerSets {
         from: Bound<&SetKey>,
         to: Bound<&SetKey>,
     ) -> impl DoubleEndedIterator<Item = (&'s SetKey, &'s BlockDelta)> + use<'s> {
-        self.0.range(from, to).map(|(chunk, at)| (&chunk.0[at].key, &chunk.0[at].delta))
+        self.sets.range(from, to).map(|(chunk, at)| (&chunk.0[at].key, &chunk.0[at].delta))
     }
 
-    /// Changes ascend by key, each of another key.
-    pub(crate) fn change(&mut self, changes: &[SetChange<'_>]) {
-        self.0.change(changes);
+    /// Changes ascend by key, each of another key. `tells`: whether cells tell what a document has of a field.
+    pub(crate) fn change(&mut self, changes: &[SetChange<'_>], tells: impl Fn(FieldId) -> bool) {
+        let mut moved = BTreeMap::<u16, Vec<u16>>::new();
+        for change in changes.iter().filter(|change| tells(change.key.field)) {
+            let ids = moved.entry(change.key.block).or_default();
+            ids.extend_from_slice(change.put);
+            ids.extend_from_slice(change.taken);
+        }
+        let mut moved: Vec<_> = moved.into_iter().collect();
+        for (_, ids) in &mut moved {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        self.moved.change(&moved);
+        self.sets.change(changes);
+    }
+
+    /// The ids of a block whose cells may not be what the base says.
+    pub(crate) fn moved(&self, block: u16) -> Block<'_> {
+        self.moved.find(&block).map_or(Block::Empty, |(chunk, at)| chunk.0[at].ids.as_block())
+    }
+
+    /// Of heap, about.
+    fn bytes(&self) -> u64 {
+        self.sets.bytes() + self.moved.bytes()
     }
 }
 
@@ -293,6 +353,6 @@ impl Layer {
     pub(crate) fn bytes(&self) -> u64 {
         let columns: u64 = self.columns.iter().map(LayerColumn::bytes).sum();
         let deferred = (self.deferred.len() as u64).saturating_mul(OP);
-        self.rows.bytes() + self.sets.0.bytes() + columns + self.staged.bytes() + deferred
+        self.rows.bytes() + self.sets.bytes() + columns + self.staged.bytes() + deferred
     }
 }

@@ -77,6 +77,8 @@ pub(crate) struct Layout {
     inputs: Vec<Numbers>,
     /// All indexed fields.
     indexed: Vec<FieldId>,
+    /// Fields with sets of which a document has one value.
+    single: Vec<FieldId>,
     named: NamedFilters,
 }
 
@@ -112,8 +114,9 @@ impl Layout {
             .collect();
         let ways = vec![Vec::new(); schema.sources.len()];
         let spec = Spec { slots: 0, fields: Vec::new() };
-        let (slots, fed, inputs, indexed, named) = Default::default();
-        let mut layout = Self { schema, fields, ways, hops: Vec::new(), spec, slots, fed, inputs, indexed, named };
+        let (slots, fed, inputs, indexed, single, named) = Default::default();
+        let mut layout =
+            Self { schema, fields, ways, hops: Vec::new(), spec, slots, fed, inputs, indexed, single, named };
         for field in &layout.schema.clone().fields {
             match &field.origin {
                 Origin::Lookup { by, path, .. } => layout.lead_back(&Origin::Document { column: *by }, path),
@@ -159,6 +162,9 @@ impl Layout {
             (index, ty)
         });
         self.spec = Spec { slots: self.slots.len(), fields: fields.collect() };
+        let is_single = |field: &FieldId| schema.fields.get(*field).is_some_and(|field| !field.many);
+        let of_sets = self.spec.fields.iter().enumerate().filter(|(_, (index, _))| *index == Index::Terms);
+        self.single = of_sets.map(|(field, _)| field).filter(is_single).collect();
     }
 
     /// Works out which rows feed which fields.
@@ -302,6 +308,16 @@ impl Layout {
     /// The schema's filters of which sets are kept.
     pub(crate) fn named(&self) -> &NamedFilters {
         &self.named
+    }
+
+    /// Fields with sets of which a document has one value: those that cells may tell.
+    pub(crate) fn single(&self) -> &[FieldId] {
+        &self.single
+    }
+
+    /// Whether cells may tell what a document has of a field, or whether it is there.
+    pub(crate) fn cell_tells(&self, field: FieldId) -> bool {
+        field == KEY_FIELD || self.single.binary_search(&field).is_ok()
     }
 
     /// How fields are indexed, and how many slots documents have.

@@ -34,7 +34,7 @@ pub use decoded::Decoded;
 pub use files::Files;
 pub(crate) use layout::Layout;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, CodeReader, ColumnView, Operand, Raised};
+pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Operand, Raised};
 
 use layer::Layer;
 use layout::Place;

@@ -168,13 +168,13 @@ fn write_sets(layout: &Layout, sets: Vec<FieldSets>, wide: &[Wide], held: &mut L
     for ((field, sets), (_, ty)) in sets.into_iter().enumerate().zip(&layout.spec().fields) {
         sets.gather(field, *ty, &mut changes);
     }
-    changes.write(held);
+    changes.write(layout, held);
     for Wide { field, ids, change } in wide {
         let WideChange::Set(term, present) = change else { continue };
         let mut changes = SetChanges::default();
         let ids = ids.iter().map(|id| ((), id, *present));
         gather(ids, &mut |_, block| SetKey { field: *field, term: term.clone(), block }, &mut changes);
-        changes.write(held);
+        changes.write(layout, held);
     }
 }
 
@@ -218,7 +218,7 @@ impl SetChanges {
         self.ids.len() - start
     }
 
-    fn write(self, held: &mut LayerSets) {
+    fn write(self, layout: &Layout, held: &mut LayerSets) {
         let mut ids = self.ids.as_slice();
         let mut take = |count: usize| {
             let (taken, rest) = ids.split_at(count);
@@ -228,7 +228,7 @@ impl SetChanges {
         let changes = self.keys.into_iter();
         let changes: Vec<_> =
             changes.map(|(key, put, taken)| SetChange { key, put: take(put), taken: take(taken) }).collect();
-        held.change(&changes);
+        held.change(&changes, |field| layout.cell_tells(field));
     }
 }
 

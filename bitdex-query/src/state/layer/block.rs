@@ -74,7 +74,7 @@ fn bits(ids: &[u16]) -> [u64; WORDS] {
 
 impl BlockSet {
     /// Puts in ids; they ascend.
-    fn insert(&mut self, ids: &[u16]) {
+    pub(super) fn insert(&mut self, ids: &[u16]) {
         if ids.is_empty() {
             return;
         }
@@ -129,7 +129,7 @@ impl BlockSet {
     }
 
     /// Of heap.
-    fn bytes(&self) -> usize {
+    pub(super) fn bytes(&self) -> usize {
         match self {
             Self::Empty | Self::Few(..) => 0,
             Self::Array(ids) => 2 * ids.len() + 16,

@@ -348,6 +348,25 @@ impl<'s> CodeReader<'s> {
         self.above.iter().any(|layer| layer.says(id))
     }
 
+    /// The ids that layers above the base say something of, in any order, some perhaps twice.
+    pub(crate) fn each_overridden(&self, mut each: impl FnMut(u16)) {
+        if self.is_plain() {
+            return;
+        }
+        for n in 0..LANES {
+            for lane in self.lanes(n) {
+                let (said, _) = lane.words();
+                for (word, first) in said.iter().zip(((n * LANE) as u32..).step_by(64)) {
+                    let mut rest = *word;
+                    while rest != 0 {
+                        each((first + rest.trailing_zeros()) as u16);
+                        rest &= rest - 1;
+                    }
+                }
+            }
+        }
+    }
+
     /// Whether no layer above the base says anything.
     pub(crate) fn is_plain(&self) -> bool {
         self.above.is_empty()

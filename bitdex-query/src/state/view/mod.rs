@@ -1,6 +1,7 @@
 //! What queries read of a version: all layers seen as one. The newest layer that says something of a row, of an id in a
 //! set, or of an id in a column, is right.
 
+mod cells;
 mod column;
 pub(crate) mod combine;
 mod document;
@@ -9,6 +10,7 @@ mod raised;
 mod terms;
 mod walk;
 
+pub(crate) use cells::CellBlock;
 pub(crate) use column::{CodeReader, ColumnView};
 pub(crate) use document::DocumentView;
 pub(crate) use operand::Operand;

@@ -51,6 +51,11 @@ impl State {
         Ok(terms)
     }
 
+    /// Whether a field has few values.
+    pub(crate) fn has_few_terms(&self, field: FieldId) -> bool {
+        self.files.known_terms(field).is_some()
+    }
+
     /// All values that a document may have in a field, where they are few and quickly told, in any order; some perhaps
     /// that no document has.
     pub(crate) fn few_terms(&self, field: FieldId) -> Result<Option<Vec<Value>>> {

@@ -381,7 +381,8 @@ impl Store {
         let key = SetKey { field, term, block: (id >> BLOCK_BITS) as u16 };
         let id = [id as u16];
         let (put, taken): (&[u16], &[u16]) = if is_in { (&id, &[]) } else { (&[], &id) };
-        self.active.sets.change(&[SetChange { key, put, taken }]);
+        let layout = self.layout.clone();
+        self.active.sets.change(&[SetChange { key, put, taken }], |field| layout.cell_tells(field));
     }
 }
 

@@ -1,0 +1,283 @@
+//! Tests of fields that have few values, by the cells of documents: all of them with one read of each id.
+
+use std::{cell::OnceCell, rc::Rc};
+
+use bitdex_proto::schema::FieldId;
+use smallvec::SmallVec;
+
+use super::{
+    codes::ColumnTest,
+    evaluate::{Matcher, block_of, id_of, within_block},
+    filter::{Node, Test},
+    set::Set,
+    tree::{And, Child},
+    watch,
+};
+use crate::{
+    log::Result,
+    segment::{
+        BLOCKS_PER_SEGMENT,
+        cells::{Cells, Mask},
+        sets::Block,
+    },
+    state::{CellBlock, State},
+};
+
+/// From so many ids on that layers move, a block is rather evaluated than counted by cells.
+const MOVED_MOST: u32 = 16;
+
+/// Tests of which all have to be true.
+#[derive(Debug)]
+pub(super) struct CellTests<'s> {
+    state: &'s State,
+    /// Each with whether it has to be true, or false.
+    tests: SmallVec<[(FieldId, Test, bool); 8]>,
+    /// By position of the segment; `None`: its cells do not tell.
+    masks: SmallVec<[OnceCell<Option<Rc<Passing<'s>>>>; 4]>,
+}
+
+/// What passes in a segment.
+#[derive(Debug)]
+struct Passing<'s> {
+    cells: &'s Cells,
+    mask: Mask,
+}
+
+impl<'s> CellTests<'s> {
+    pub(super) fn new(state: &'s State) -> Self {
+        let masks = state.files().segments().iter().map(|_| OnceCell::new()).collect();
+        Self { state, tests: SmallVec::new(), masks }
+    }
+
+    /// Whether cells may tell what a filter lets through.
+    pub(super) fn tell(state: &State, node: &Node) -> bool {
+        match node {
+            Node::Leaf(field, _) => state.layout().single().binary_search(field).is_ok() && state.has_few_terms(*field),
+            Node::Not(node) => matches!(**node, Node::Leaf(..)) && Self::tell(state, node),
+            Node::And(_) | Node::Or(_) => false,
+        }
+    }
+
+    /// Adds one that they tell.
+    pub(super) fn add(&mut self, node: &Node) {
+        match node {
+            Node::Leaf(field, test) => self.tests.push((*field, test.clone(), true)),
+            Node::Not(node) => {
+                if let Node::Leaf(field, test) = &**node {
+                    self.tests.push((*field, test.clone(), false));
+                }
+            }
+            Node::And(_) | Node::Or(_) => {}
+        }
+    }
+
+    fn passing(&self, position: usize) -> Option<&Rc<Passing<'s>>> {
+        self.masks.get(position)?.get_or_init(|| self.passing_of(position).map(Rc::new)).as_ref()
+    }
+
+    fn passing_of(&self, position: usize) -> Option<Passing<'s>> {
+        let cells = self.state.cells_of_segment(position)?;
+        let mut all = cells.all();
+        for (field, test, positive) in &self.tests {
+            let of_field = cells.field(*field)?;
+            let mut passes = Mask::from_elem(0, all.len());
+            let mut add = |mask: &[u64]| passes.iter_mut().zip(mask).for_each(|(word, more)| *word |= more);
+            match test {
+                Test::IsNull => add(of_field.none()),
+                test => {
+                    let values = of_field.values().filter(|(value, _)| test.passes(std::slice::from_ref(value)));
+                    values.for_each(|(_, mask)| add(mask));
+                }
+            }
+            let turn = if *positive { 0 } else { u64::MAX };
+            all.iter_mut().zip(&passes).for_each(|(word, passes)| *word &= passes ^ turn);
+        }
+        Some(Passing { cells, mask: all })
+    }
+
+    /// Those of a block; `None`: cells do not tell there.
+    pub(super) fn block(&self, number: u16) -> Option<BlockCells<'s>> {
+        let passing = self.passing(self.state.segment_of(number)?)?;
+        Some(BlockCells { cells: self.state.cell_block(passing.cells, number), passing: Rc::clone(passing) })
+    }
+}
+
+/// Of one block.
+#[derive(Debug)]
+pub(super) struct BlockCells<'s> {
+    cells: CellBlock<'s>,
+    passing: Rc<Passing<'s>>,
+}
+
+impl BlockCells<'_> {
+    /// Whether an id passes; `None`: its cell does not tell.
+    #[inline]
+    pub(super) fn passes(&self, id: u16) -> Option<bool> {
+        (!self.cells.is_moved(id)).then(|| self.cells.cells.passes(id, &self.passing.mask))
+    }
+
+    /// Keeps of few ids those that pass. `and`: to ask where cells do not tell.
+    pub(super) fn restrict(&self, number: u16, set: &mut Set, and: &And<'_>) -> Result<()> {
+        set.as_block().for_each(|id| self.cells.cells.fetch(id));
+        let mut asked: SmallVec<[u16; 16]> = SmallVec::new();
+        for moved in self.cells.moved() {
+            match (*moved, set.as_block()) {
+                (Block::Array(moved), ids) if (moved.len() as u32) < ids.len() => {
+                    asked.extend(moved.iter().copied().filter(|id| ids.contains(*id)));
+                }
+                (moved, ids) => ids.for_each(|id| asked.extend(moved.contains(id).then_some(id))),
+            }
+        }
+        if asked.is_empty() {
+            set.keep(|id| self.cells.cells.passes(id, &self.passing.mask));
+            return Ok(());
+        }
+        asked.sort_unstable();
+        asked.dedup();
+        let mut passing: SmallVec<[u16; 16]> = SmallVec::new();
+        for id in &asked {
+            if told(and, id_of(number, *id))? {
+                passing.push(*id);
+            }
+        }
+        let passes = |id| match asked.binary_search(&id) {
+            Ok(_) => passing.binary_search(&id).is_ok(),
+            Err(_) => self.cells.cells.passes(id, &self.passing.mask),
+        };
+        set.keep(passes);
+        Ok(())
+    }
+
+    /// Whether an id passes by the cell that the base says it has.
+    fn base_passes(&self, id: u16) -> bool {
+        self.cells.cells.passes(id, &self.passing.mask)
+    }
+
+    /// Adds the ids whose cells may be others. Whether they are few.
+    fn add_moved(&self, ids: &mut Ids) -> bool {
+        let few = self.cells.moved().iter().map(Block::len).sum::<u32>() <= MOVED_MOST;
+        if few {
+            self.cells.moved().iter().for_each(|moved| moved.for_each(|id| ids.push(id)));
+        }
+        few
+    }
+}
+
+/// Whether an id passes all tests that cells tell, by their sets.
+pub(super) fn told(and: &And<'_>, id: u32) -> Result<bool> {
+    for (Child { node, told, .. }, positive) in and.children(true) {
+        if *told && node.contains(id)? != positive {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+impl And<'_> {
+    /// Whether an id passes all tests; `None`: cells do not tell of it.
+    pub(super) fn contains_by_cell(&self, id: u32) -> Result<Option<bool>> {
+        let Some(cells) = self.cells.as_ref().and_then(|cells| cells.block(block_of(id))) else { return Ok(None) };
+        match cells.passes(within_block(id)) {
+            None => Ok(None),
+            Some(false) => Ok(Some(false)),
+            Some(true) => {
+                for (child, positive) in self.children(false) {
+                    if child.node.contains(id)? != positive {
+                        return Ok(Some(false));
+                    }
+                }
+                Ok(Some(true))
+            }
+        }
+    }
+
+    /// Whether cells tell all.
+    pub(super) fn is_told(&self) -> bool {
+        self.cells.is_some() && self.children(false).next().is_none()
+    }
+}
+
+type Ids = SmallVec<[u16; 32]>;
+
+impl Matcher<'_> {
+    /// How many documents of these blocks pass and are not hidden, where cells tell; `left`: the blocks where they do
+    /// not, which do not count.
+    pub(super) fn count_by_cells(&self, blocks: &[u16], left: &mut Vec<u16>) -> Result<Option<u64>> {
+        let Some(tests) = self.root.cells.as_ref().filter(|_| self.trace.is_none() && self.root.is_told()) else {
+            return Ok(None);
+        };
+        let mut count = 0;
+        for blocks in blocks.chunk_by(|a, b| a / BLOCKS_PER_SEGMENT == b / BLOCKS_PER_SEGMENT) {
+            match self.count_segment(tests, blocks, left)? {
+                Some(counted) => count += counted,
+                None => left.extend_from_slice(blocks),
+            }
+        }
+        Ok(Some(count))
+    }
+
+    fn count_segment(&self, tests: &CellTests<'_>, blocks: &[u16], left: &mut Vec<u16>) -> Result<Option<u64>> {
+        let Some(position) = blocks.first().and_then(|number| tests.state.segment_of(*number)) else { return Ok(None) };
+        let Some(passing) = tests.passing(position) else { return Ok(None) };
+        let most = match &self.hidden {
+            None => u64::MAX,
+            Some(hidden) => match hidden.range() {
+                Some((first, u64::MAX)) => first.saturating_sub(1),
+                _ => return Ok(None),
+            },
+        };
+        let late = match &self.hidden {
+            None => None,
+            Some(hidden) => {
+                let column = tests.state.files().segments().get(position).and_then(|it| it.column(hidden.field));
+                let Some(column) = column else { return Ok(None) };
+                let Some(late) = passing.cells.late(column, most)? else { return Ok(None) };
+                Some(late)
+            }
+        };
+        // Of ids that layers speak of, the base counts nothing.
+        let (mut counted, mut others) = (0_u16, 0_i64);
+        let mut ids = Ids::new();
+        for number in blocks {
+            watch::block()?;
+            let cells =
+                BlockCells { cells: tests.state.cell_block(passing.cells, *number), passing: Rc::clone(passing) };
+            ids.clear();
+            let mut few = cells.add_moved(&mut ids);
+            let codes = self.hidden.as_ref().map(|hidden| hidden.column.reader(*number)).transpose()?;
+            if let Some(codes) = &codes {
+                codes.each_overridden(|id| {
+                    if ids.len() <= MOVED_MOST as usize {
+                        ids.push(id);
+                    }
+                });
+                few &= ids.len() <= MOVED_MOST as usize;
+            }
+            if !few {
+                left.push(*number);
+                continue;
+            }
+            counted |= 1 << (number % BLOCKS_PER_SEGMENT);
+            ids.sort_unstable();
+            ids.dedup();
+            for within in &ids {
+                let id = id_of(*number, *within);
+                let shown_in_base =
+                    || codes.as_ref().and_then(|it| it.base_code(*within)).is_none_or(|code| code <= most);
+                others -= i64::from(cells.base_passes(*within) && shown_in_base());
+                let hidden = |hidden: &ColumnTest<'_>| hidden.contains(id);
+                let shown = self.root.contains(id)? && !self.hidden.as_deref().map_or(Ok(false), hidden)?;
+                others += i64::from(shown);
+            }
+        }
+        let in_base = match counted {
+            u16::MAX => passing.cells.count_all(&passing.mask),
+            _ => {
+                let counted = (0..usize::from(BLOCKS_PER_SEGMENT)).filter(|n| counted >> n & 1 == 1);
+                counted.map(|n| passing.cells.count(n, &passing.mask)).sum()
+            }
+        };
+        let late = late.map_or(0, |late| late.count(most, &passing.mask, counted));
+        Ok(Some((in_base - late).saturating_add_signed(others)))
+    }
+}
