@@ -6,11 +6,11 @@ use bitdex_proto::schema::FieldId;
 use smallvec::SmallVec;
 
 use super::{
-    codes::ColumnTest,
+    codes::{ColumnTest, Share},
     evaluate::{Matcher, block_of, id_of, within_block},
-    filter::{Node, Test},
+    filter::{self, Test},
     set::Set,
-    tree::{And, Child},
+    tree::{And, Child, Node},
     watch,
 };
 use crate::{
@@ -20,11 +20,15 @@ use crate::{
         cells::{Cells, Mask},
         sets::Block,
     },
-    state::{CellBlock, State},
+    state::{CellBlock, CodeReader, Operand, State},
 };
 
-/// From so many ids on that layers move, a block is rather evaluated than counted by cells.
+/// From more ids on that layers move, a block is rather evaluated than counted by cells.
 const MOVED_MOST: u32 = 16;
+/// In a block with more of them, cells are not asked of ids one by one.
+const MOVED_MANY: u32 = 1 << 10;
+/// So many ids of a block are tested one by one.
+const LISTED_MOST: usize = 192;
 
 /// Tests of which all have to be true.
 #[derive(Debug)]
@@ -50,24 +54,26 @@ impl<'s> CellTests<'s> {
     }
 
     /// Whether cells may tell what a filter lets through.
-    pub(super) fn tell(state: &State, node: &Node) -> bool {
+    pub(super) fn tell(state: &State, node: &filter::Node) -> bool {
         match node {
-            Node::Leaf(field, _) => state.layout().single().binary_search(field).is_ok() && state.has_few_terms(*field),
-            Node::Not(node) => matches!(**node, Node::Leaf(..)) && Self::tell(state, node),
-            Node::And(_) | Node::Or(_) => false,
+            filter::Node::Leaf(field, _) => {
+                state.layout().single().binary_search(field).is_ok() && state.has_few_terms(*field)
+            }
+            filter::Node::Not(node) => matches!(**node, filter::Node::Leaf(..)) && Self::tell(state, node),
+            filter::Node::And(_) | filter::Node::Or(_) => false,
         }
     }
 
     /// Adds one that they tell.
-    pub(super) fn add(&mut self, node: &Node) {
+    pub(super) fn add(&mut self, node: &filter::Node) {
         match node {
-            Node::Leaf(field, test) => self.tests.push((*field, test.clone(), true)),
-            Node::Not(node) => {
-                if let Node::Leaf(field, test) = &**node {
+            filter::Node::Leaf(field, test) => self.tests.push((*field, test.clone(), true)),
+            filter::Node::Not(node) => {
+                if let filter::Node::Leaf(field, test) = &**node {
                     self.tests.push((*field, test.clone(), false));
                 }
             }
-            Node::And(_) | Node::Or(_) => {}
+            filter::Node::And(_) | filter::Node::Or(_) => {}
         }
     }
 
@@ -153,6 +159,11 @@ impl BlockCells<'_> {
         self.cells.cells.passes(id, &self.passing.mask)
     }
 
+    /// Whether cells tell of most ids.
+    pub(super) fn tell_of_most(&self) -> bool {
+        self.cells.moved().iter().map(Block::len).sum::<u32>() <= MOVED_MANY
+    }
+
     /// Adds the ids whose cells may be others. Whether they are few.
     fn add_moved(&self, ids: &mut Ids) -> bool {
         let few = self.cells.moved().iter().map(Block::len).sum::<u32>() <= MOVED_MOST;
@@ -173,7 +184,7 @@ pub(super) fn told(and: &And<'_>, id: u32) -> Result<bool> {
     Ok(true)
 }
 
-impl And<'_> {
+impl<'s> And<'s> {
     /// Whether an id passes all tests; `None`: cells do not tell of it.
     pub(super) fn contains_by_cell(&self, id: u32) -> Result<Option<bool>> {
         let Some(cells) = self.cells.as_ref().and_then(|cells| cells.block(block_of(id))) else { return Ok(None) };
@@ -188,6 +199,18 @@ impl And<'_> {
                 }
                 Ok(Some(true))
             }
+        }
+    }
+
+    /// The first operand, where cells tell all else.
+    pub(super) fn told_but_first(&self) -> Option<&Operand<'s>> {
+        let mut others = self.children(false);
+        match (others.next(), others.next(), self.positives.first()) {
+            (Some((child, true)), None, Some(first)) if std::ptr::eq(child, first) => match &first.node {
+                Node::Term(operand) => Some(operand),
+                _ => None,
+            },
+            _ => None,
         }
     }
 
@@ -239,7 +262,7 @@ impl Matcher<'_> {
         let (mut counted, mut others) = (0_u16, 0_i64);
         let mut ids = Ids::new();
         for number in blocks {
-            watch::block()?;
+            watch::step()?;
             let cells =
                 BlockCells { cells: tests.state.cell_block(passing.cells, *number), passing: Rc::clone(passing) };
             ids.clear();
@@ -278,6 +301,74 @@ impl Matcher<'_> {
             }
         };
         let late = late.map_or(0, |late| late.count(most, &passing.mask, counted));
-        Ok(Some((in_base - late).saturating_add_signed(others)))
+        Ok(Some(in_base.saturating_sub(late).saturating_add_signed(others)))
+    }
+}
+
+/// The ids of a block that are tested one by one, since they are few and cells tell all but that they are there.
+#[derive(Debug)]
+pub(super) struct Listed<'s> {
+    pub(super) ids: &'s [u16],
+    number: u16,
+    cells: Option<BlockCells<'s>>,
+}
+
+impl<'s> Matcher<'s> {
+    /// `None` where a block is rather evaluated.
+    pub(super) fn listed(&self, number: u16) -> Result<Option<Listed<'s>>> {
+        let Some(operand) = self.root.told_but_first().filter(|_| self.trace.is_none()) else { return Ok(None) };
+        let ids = match operand.plain_block(number)? {
+            Some(Block::Array(ids)) if ids.len() <= LISTED_MOST => ids,
+            _ => return Ok(None),
+        };
+        let cells = match &self.root.cells {
+            None => None,
+            Some(cells) => match cells.block(number) {
+                Some(cells) if cells.tell_of_most() => Some(cells),
+                _ => return Ok(None),
+            },
+        };
+        watch::block()?;
+        Ok(Some(Listed { ids, number, cells }))
+    }
+}
+
+impl Listed<'_> {
+    /// Asks for what tells whether ids pass.
+    pub(super) fn fetch(&self) {
+        if let Some(cells) = &self.cells {
+            self.ids.iter().for_each(|id| cells.cells.cells.fetch(*id));
+        }
+    }
+
+    /// How many pass, and are not hidden.
+    pub(super) fn count(&self, matcher: &Matcher<'_>) -> Result<u64> {
+        let hidden = match &matcher.hidden {
+            Some(hidden) if hidden.share(self.number)? != Share::None => {
+                let codes = hidden.column.reader(self.number)?;
+                codes.fetch(Block::of(self.ids));
+                Some((&**hidden, codes))
+            }
+            _ => None,
+        };
+        self.fetch();
+        let mut count = 0;
+        for id in self.ids.iter().copied() {
+            let is_hidden = |(hidden, codes): &(&ColumnTest<'_>, CodeReader<'_>)| {
+                codes.get(id).map_or(Ok(false), |code| hidden.passes(code, id_of(self.number, id)))
+            };
+            let counts = self.passes(matcher, id)? && !hidden.as_ref().map_or(Ok(false), is_hidden)?;
+            count += u64::from(counts);
+        }
+        Ok(count)
+    }
+
+    #[inline]
+    pub(super) fn passes(&self, matcher: &Matcher<'_>, id: u16) -> Result<bool> {
+        match self.cells.as_ref().map(|cells| cells.passes(id)) {
+            None => Ok(true),
+            Some(Some(passes)) => Ok(passes),
+            Some(None) => told(&matcher.root, id_of(self.number, id)),
+        }
     }
 }

@@ -156,6 +156,9 @@ impl ColumnTest<'_> {
             }
             if self.column.reader(number)?.is_plain() {
                 let outliers = tops.outliers_within(range.0, range.1);
+                if outliers.is_empty() {
+                    return Ok(());
+                }
                 let words = set.words();
                 for id in outliers.iter().map(|outlier| within_block(outlier.id)) {
                     words[usize::from(id >> 6)] &= !(1 << (id & 63));

@@ -579,6 +579,10 @@ impl Matcher<'_> {
         let mut set = self.pool.set();
         let mut count = told.unwrap_or(0);
         for number in blocks {
+            if let Some(listed) = self.listed(*number)? {
+                count += listed.count(self)?;
+                continue;
+            }
             self.evaluate_shown(*number, &mut set)?;
             count += u64::from(set.len());
         }

@@ -5,6 +5,7 @@ use std::cmp::Reverse;
 
 use super::{
     best::Best,
+    cells::Listed,
     evaluate::{Begin, Matcher, block_of, id_of, within_block},
     hidden::Hidden,
     order::After,
@@ -17,6 +18,7 @@ use crate::{
     log::Result,
     segment::{
         lanes::{LANE, LANES},
+        sets::Block,
         tops::{BlockTops, Outlier},
     },
     state::{CodeReader, ColumnView},
@@ -103,6 +105,10 @@ fn by_column<'s>(
         }
         visited += 1;
         let codes = column.reader(*number)?;
+        if let Some(listed) = matcher.listed(*number)? {
+            push_listed(matcher, &mut hidden, (*number, &codes), passing, &listed, best)?;
+            continue;
+        }
         let tops = column.tops(*number)?.filter(|_| descending);
         if let Some(tops) = &tops
             && code.is_some_and(|code| code < passing.first)
@@ -184,6 +190,34 @@ pub(super) fn push_each<'s>(
         each_id(set.as_block(), descends, |within| push(within, codes.get(within)).map(|()| true))?;
     } else {
         codes.each_of(|n| set.lane(n), push)?;
+    }
+    best.tighten();
+    Ok(())
+}
+
+/// As [`push_each`], of ids that are tested here.
+pub(super) fn push_listed<'s>(
+    matcher: &Matcher<'s>,
+    hidden: &mut Hidden<'s>,
+    (number, codes): (u16, &CodeReader<'_>),
+    passing: Codes,
+    listed: &Listed<'_>,
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
+    let (first, last, missing) = best.codes();
+    let passing =
+        Codes { first: passing.first.max(first), last: passing.last.min(last), missing: passing.missing && missing };
+    codes.fetch(Block::of(listed.ids));
+    // Where there are enough rows, hardly any code is among the first.
+    if !best.is_full() {
+        listed.fetch();
+    }
+    for within in listed.ids.iter().copied() {
+        let code = codes.get(within);
+        if passing.pass(code) && listed.passes(matcher, within)? {
+            let id = id_of(number, within);
+            best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
+        }
     }
     best.tighten();
     Ok(())

@@ -70,7 +70,9 @@ impl<'s> Probes<'s> {
         }
         match self.blocks.get_mut(at) {
             Some(Seen::Evaluated(set)) => Ok(set.contains(within_block(id))),
-            Some(Seen::Steps(first, last, tested)) if *tested < TESTS || *last - *first == 1 => {
+            Some(Seen::Steps(first, last, tested))
+                if *tested < TESTS || is_one_read(&self.steps, *first as usize, *last as usize) =>
+            {
                 *tested = tested.saturating_add(1);
                 let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
                 passes(steps, &self.cells, &matcher.root, id)
@@ -95,6 +97,7 @@ impl<'s> Probes<'s> {
     /// Whether any id of the block may pass.
     fn compile(&mut self, root: &And<'s>, number: u16, pool: &mut Pool) -> Result<bool> {
         let cells = root.cells.as_ref().and_then(|cells| cells.block(number));
+        let cells = cells.filter(BlockCells::tell_of_most);
         let at = cells.as_ref().map(|_| self.cells.len() as u32);
         self.cells.extend(cells);
         compile(root, number, at, &mut self.steps, pool)
@@ -108,6 +111,11 @@ impl<'s> Probes<'s> {
             }
         }
     }
+}
+
+/// Whether one read tells, so that there is nothing to be gained by evaluating the block.
+fn is_one_read(steps: &[Step<'_>], first: usize, last: usize) -> bool {
+    matches!(steps.get(first..last), Some([Step::Must(_) | Step::MustNot(_) | Step::Cells(_)]))
 }
 
 /// Whether any id of the block may pass. `cells`: the place of the block's.

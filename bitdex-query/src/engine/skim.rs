@@ -4,7 +4,7 @@
 use super::{
     best::Best,
     evaluate::{Begin, Matcher},
-    gather::{Codes, push_each},
+    gather::{Codes, push_each, push_listed},
     hidden::Hidden,
     plan::Asked,
     set::Set,
@@ -88,6 +88,11 @@ fn skim_from<'s>(
             break;
         }
         let reader = column.reader(*number)?;
+        if let Some(listed) = matcher.listed(*number)? {
+            let codes = Codes { first: least, ..codes };
+            push_listed(matcher, &mut hidden, (*number, &reader), codes, &listed, best)?;
+            continue;
+        }
         match column.peaks(*number, least, false)? {
             // As few ids as that are better looked up in all operands.
             Some(peaks @ (Block::Empty | Block::Array(_))) if reader.is_plain() && first_is_large => {

@@ -366,6 +366,48 @@ fn by(field: &str, descending: bool) -> Vec<Sort> {
 }
 
 #[test]
+fn a_field_that_no_document_of_the_base_has_is_told_by_layers() {
+    let mut state = state_of(&[(1, Some(5)), (2, Some(4)), (3, Some(3)), (4, None)]);
+    let schema = state.schema().clone();
+    let mut store = Store::new(&schema);
+    let flush = |state: &mut State, store: &mut Store| {
+        state.apply(state.sequence() + 1, &freeze()).unwrap();
+        state.adopt(store.flush(state, &[])).unwrap();
+    };
+    flush(&mut state, &mut store);
+    while let Some(files) = store.compact(state.files(), 0.0) {
+        state.adopt(files).unwrap();
+    }
+    for key in [2, 3] {
+        let mut values = vec![None; 7];
+        values[0] = Some(Value::Int(9));
+        values[4] = Some(Value::Bool(key == 2));
+        let ops = [Op::Upsert { source: 0, key, row: Some(row(values)) }];
+        let cursor = |n: u64| if n == 1 { "a".into() } else { n.to_string() };
+        state.apply(state.sequence() + 1, &batch(&schema, &cursor(key as u64 - 1), &cursor(key as u64), &ops)).unwrap();
+    }
+    for layer in ["active", "checkpoint"] {
+        for (filter, expected) in [
+            ("flag = true", vec![2]),
+            ("flag IS NULL", vec![1, 4]),
+            ("flag != true", vec![1, 3, 4]),
+            ("flag EXISTS AND ownPoi IS NULL", vec![2, 3]),
+        ] {
+            let filter = Filter::parse(filter, &schema).unwrap();
+            let request = SearchRequest { filter: Some(filter), ..SearchRequest::new("things") };
+            for plan in all_plans() {
+                assert_eq!(pages(&state, &request, NOW, plan), expected, "{layer}: {:?}", request.filter);
+            }
+            let counted = count(&state, &CountRequest::of_search(&request), NOW).unwrap();
+            assert_eq!(counted.count, expected.len() as u64, "{layer}: {:?}", request.filter);
+        }
+        if layer == "active" {
+            flush(&mut state, &mut store);
+        }
+    }
+}
+
+#[test]
 fn nulls_come_last_both_ways_and_ties_follow_the_direction() {
     let state = state_of(&[(1, Some(5)), (2, None), (3, Some(5)), (4, Some(1)), (5, None)]);
     let ids = |sort| search(&state, &SearchRequest { sort, ..SearchRequest::new("things") }, NOW).unwrap().ids;

@@ -23,8 +23,8 @@ use crate::{log::Result, mapping::ahead::fetch};
 
 /// Bytes that the cells of all open segments may take: an id takes hardly more than one.
 const BYTES_MOST: usize = 256 << 20;
-/// Values of a field.
-pub const VALUES_MOST: usize = 32;
+/// Terms of a field.
+pub const TERMS_MOST: usize = 32;
 /// Cells of a segment.
 const CELLS_MOST: usize = 4096;
 /// The cell of an id that is no document.
@@ -105,6 +105,11 @@ impl Drop for Cells {
     }
 }
 
+/// Whether another segment's may be made.
+pub(super) fn has_room() -> bool {
+    held() + IDS <= BYTES_MOST
+}
+
 /// Bytes that cells take, of heap.
 pub fn held() -> usize {
     HELD.load(Ordering::Relaxed)
@@ -120,7 +125,7 @@ struct Making {
 }
 
 impl Cells {
-    /// `fields`: those that documents have one value of. `None` where there is nothing to be gained, or no room.
+    /// `fields`: those that documents have one value of. `None` where they tell nothing apart.
     pub(super) fn of(segment: &Segment, fields: &[FieldId]) -> Result<Option<Self>> {
         let Some(present) = segment.posting(KEY_FIELD, Term::Exists)? else { return Ok(None) };
         let mut making = Making { of: vec![ABSENT; IDS], cells: vec![SmallVec::new(); 2], fields: Vec::new() };
@@ -131,7 +136,7 @@ impl Cells {
         // Where there are none, no document has a value.
         let terms = |postings: Option<&Postings>| postings.map_or(0, Postings::len);
         let few = fields.iter().map(|field| (*field, segment.postings(*field)));
-        let mut few: Vec<_> = few.filter(|(_, postings)| terms(*postings) <= VALUES_MOST).collect();
+        let mut few: Vec<_> = few.filter(|(_, postings)| terms(*postings) <= TERMS_MOST).collect();
         few.sort_by_key(|(_, postings)| terms(*postings));
         let mut values = Vec::new();
         for (field, postings) in few {
@@ -141,9 +146,7 @@ impl Cells {
             return Ok(None);
         }
         let made = making.finish();
-        if HELD.fetch_add(made.bytes, Ordering::Relaxed) + made.bytes > BYTES_MOST {
-            return Ok(None);
-        }
+        HELD.fetch_add(made.bytes, Ordering::Relaxed);
         Ok(Some(made))
     }
 

@@ -27,7 +27,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use super::{
     Index, Spec,
-    cells::Cells,
+    cells::{self, Cells},
     columns::Column,
     documents::Documents,
     postings::{Posting, Postings, Role},
@@ -155,8 +155,13 @@ impl Segment {
     /// The cells of its documents, by fields that documents have one value of: always the same ones. `None` where there
     /// are none.
     pub fn cells(&self, fields: &[FieldId]) -> Option<&Cells> {
-        // Whoever reads what is damaged is told of it.
-        self.cells.get_or_init(|| Cells::of(self, fields).unwrap_or(None)).as_ref()
+        match self.cells.get() {
+            Some(cells) => cells.as_ref(),
+            // Later there may be.
+            None if !cells::has_room() => None,
+            // Whoever reads what is damaged is told of it.
+            None => self.cells.get_or_init(|| Cells::of(self, fields).unwrap_or(None)).as_ref(),
+        }
     }
 
     pub fn column(&self, field: FieldId) -> Option<&Column> {

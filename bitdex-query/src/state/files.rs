@@ -253,8 +253,9 @@ impl Files {
     fn moved_ids(&self) -> Result<MovedIds> {
         let Some(checkpoint) = self.checkpoint() else { return Ok(Box::default()) };
         let is_few = |field: &FieldId| {
-            let mut of_segments = self.segments.iter().filter_map(|segment| segment.postings(*field));
-            of_segments.any(|postings| postings.len() <= cells::VALUES_MOST)
+            // A segment without any has cells of documents that all have none.
+            let mut of_segments = self.segments.iter().map(|segment| segment.postings(*field));
+            of_segments.any(|postings| postings.is_none_or(|it| it.len() <= cells::TERMS_MOST))
         };
         let fields = self.layout.single().iter().copied().filter(is_few).chain([KEY_FIELD]);
         let mut moved = BTreeMap::<u16, BlockBuffer>::new();

@@ -279,7 +279,7 @@ impl<'s> Operand<'s> {
 
     /// Looks it up in all segments. Where that fails, whoever reads it there meets the damage.
     fn seek(&self) {
-        let Some(term) = &self.term else { return };
+        let Some(term) = self.term.as_ref().filter(|_| !self.base.is_empty()) else { return };
         let segments = self.files.segments().iter().map(|segment| segment.postings(self.field));
         if let Ok(found) = seek(segments, ValueRef::of(term)) {
             for (cell, posting) in self.base.iter().zip(found) {
