@@ -370,6 +370,9 @@ fn a_field_that_no_document_of_the_base_has_is_told_by_layers() {
     let mut state = state_of(&[(1, Some(5)), (2, Some(4)), (3, Some(3)), (4, None)]);
     let schema = state.schema().clone();
     let mut store = Store::new(&schema);
+    let tagged = |document| Op::Member { source: 4, document, value: Value::Int(7), present: true };
+    let ops: Vec<Op> = (1..=3).map(tagged).collect();
+    state.apply(state.sequence() + 1, &batch(&schema, "a", "b", &ops)).unwrap();
     let flush = |state: &mut State, store: &mut Store| {
         state.apply(state.sequence() + 1, &freeze()).unwrap();
         state.adopt(store.flush(state, &[])).unwrap();
@@ -383,7 +386,7 @@ fn a_field_that_no_document_of_the_base_has_is_told_by_layers() {
         values[0] = Some(Value::Int(9));
         values[4] = Some(Value::Bool(key == 2));
         let ops = [Op::Upsert { source: 0, key, row: Some(row(values)) }];
-        let cursor = |n: u64| if n == 1 { "a".into() } else { n.to_string() };
+        let cursor = |n: u64| if n == 1 { "b".into() } else { n.to_string() };
         state.apply(state.sequence() + 1, &batch(&schema, &cursor(key as u64 - 1), &cursor(key as u64), &ops)).unwrap();
     }
     for layer in ["active", "checkpoint"] {
@@ -392,6 +395,9 @@ fn a_field_that_no_document_of_the_base_has_is_told_by_layers() {
             ("flag IS NULL", vec![1, 4]),
             ("flag != true", vec![1, 3, 4]),
             ("flag EXISTS AND ownPoi IS NULL", vec![2, 3]),
+            ("tags = 7 AND flag IS NULL", vec![1]),
+            ("tags = 7 AND flag != true", vec![1, 3]),
+            ("tags = 7 AND flag = true AND ownPoi IS NULL", vec![2]),
         ] {
             let filter = Filter::parse(filter, &schema).unwrap();
             let request = SearchRequest { filter: Some(filter), ..SearchRequest::new("things") };
