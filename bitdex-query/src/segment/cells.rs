@@ -2,7 +2,7 @@
 //! these fields, so what tests of them let through is a set of cells, and an id is tested for all of them with one read.
 //! How many documents of a block have which cell says how many of them pass.
 //!
-//! Made from a segment's sets when it is first asked for, and kept as long as the segment is open; see
+//! Made from a segment's sets, and kept as long as the segment is open; see
 //! [`Segment::cells`](super::segment::Segment::cells). All that the process keeps is bounded.
 
 use std::sync::{
@@ -128,10 +128,17 @@ impl Cells {
     /// `fields`: those that documents have one value of. `None` where they tell nothing apart.
     pub(super) fn of(segment: &Segment, fields: &[FieldId]) -> Result<Option<Self>> {
         let Some(present) = segment.posting(KEY_FIELD, Term::Exists)? else { return Ok(None) };
-        let mut making = Making { of: vec![ABSENT; IDS], cells: vec![SmallVec::new(); 2], fields: Vec::new() };
+        let Some(last) = present.blocks().checked_sub(1) else { return Ok(None) };
+        let (number, block) = present.nth(last)?;
+        let behind = block.iter().next_back().map_or(0, |id| within(number, id) + 1);
+        let mut making = Making { of: vec![ABSENT; behind], cells: vec![SmallVec::new(); 2], fields: Vec::new() };
         for n in 0..present.blocks() {
             let (number, block) = present.nth(n)?;
-            block.for_each(|id| making.of[within(number, id)] = ABSENT + 1);
+            block.for_each(|id| {
+                if let Some(cell) = making.of.get_mut(within(number, id)) {
+                    *cell = ABSENT + 1;
+                }
+            });
         }
         // Where there are none, no document has a value.
         let terms = |postings: Option<&Postings>| postings.map_or(0, Postings::len);
@@ -287,7 +294,7 @@ impl Making {
     /// room.
     fn tell_apart(&mut self, field: FieldId, postings: Option<&Postings>, values: &mut Vec<u8>) -> Result<()> {
         values.clear();
-        values.resize(IDS, 0);
+        values.resize(self.of.len(), 0);
         let mut found = Vec::new();
         for (postings, position) in postings.into_iter().flat_map(|it| (0..it.len()).map(move |at| (it, at))) {
             let (Term::Value(value), posting) = postings.at(position)? else { continue };
@@ -295,7 +302,11 @@ impl Making {
             let (value, mut several) = (found.len() as u8, false);
             for n in 0..posting.blocks() {
                 let (number, block) = posting.nth(n)?;
-                block.for_each(|id| several |= std::mem::replace(&mut values[within(number, id)], value) != 0);
+                block.for_each(|id| {
+                    if let Some(held) = values.get_mut(within(number, id)) {
+                        several |= std::mem::replace(held, value) != 0;
+                    }
+                });
             }
             if several {
                 return Ok(());

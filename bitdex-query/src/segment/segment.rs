@@ -153,7 +153,7 @@ impl Segment {
     }
 
     /// The cells of its documents, by fields that documents have one value of: always the same ones. `None` where there
-    /// are none.
+    /// are none. Makes them, which takes 10 ms for a full segment.
     pub fn cells(&self, fields: &[FieldId]) -> Option<&Cells> {
         match self.cells.get() {
             Some(cells) => cells.as_ref(),
@@ -162,6 +162,11 @@ impl Segment {
             // Whoever reads what is damaged is told of it.
             None => self.cells.get_or_init(|| Cells::of(self, fields).unwrap_or(None)).as_ref(),
         }
+    }
+
+    /// As [`Segment::cells`], where they are made; `None`: they are not.
+    pub fn made_cells(&self) -> Option<Option<&Cells>> {
+        self.cells.get().map(Option::as_ref)
     }
 
     pub fn column(&self, field: FieldId) -> Option<&Column> {

@@ -7,6 +7,7 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
+    thread,
 };
 
 use bitdex_proto::schema::{FieldId, KEY_FIELD, Schema};
@@ -20,6 +21,7 @@ use super::{
 use crate::{
     build::table::TableHeader,
     log::{Error, Result},
+    mapping::slices::step_back,
     segment::{
         BLOCK_BITS, SEGMENT_BITS,
         cells::{self, Cells},
@@ -37,6 +39,10 @@ use crate::{
     },
 };
 
+/// Cells of so few documents are made by the query that needs them.
+const AT_ONCE: u64 = 1 << 14;
+/// How much nicer a thread is that makes cells.
+const NICE: i32 = 10;
 /// Numbers of segments lie below this one.
 const SEGMENTS: u32 = 1 << (u32::BITS - SEGMENT_BITS);
 
@@ -61,6 +67,7 @@ pub struct Files {
     staged: Vec<PathBuf>,
     filter_sets: FilterSets,
     known_terms: KnownTerms,
+    making_cells: AtomicBool,
     /// See [`Files::moved`].
     moved: OnceLock<Option<MovedIds>>,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
@@ -100,6 +107,7 @@ impl Files {
             checkpoint: None,
             staged: Vec::new(),
             filter_sets: FilterSets::default(),
+            making_cells: AtomicBool::new(false),
             moved: OnceLock::new(),
             prepared_for: None,
             used: AtomicBool::new(false),
@@ -237,9 +245,35 @@ impl Files {
         self.known_terms.get(&self.segments, field, term)
     }
 
-    /// The cells of the documents of a segment, by its position.
+    /// The cells of the documents of a segment, by its position. Where making them would hold up who asks, that is
+    /// done meanwhile, and there are none until then.
     pub(crate) fn cells(&self, position: usize) -> Option<&Cells> {
-        self.segments.get(position)?.cells(self.layout.single())
+        let segment = self.segments.get(position)?;
+        match segment.made_cells() {
+            Some(cells) => cells,
+            None if segment.documents_present() <= AT_ONCE => segment.cells(self.layout.single()),
+            None => {
+                self.make_cells();
+                None
+            }
+        }
+    }
+
+    /// Makes the cells of all segments in a thread of its own, once.
+    fn make_cells(&self) {
+        if self.making_cells.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let (segments, layout) = (self.segments.clone(), Arc::clone(&self.layout));
+        let made = thread::Builder::new().name("bitdex-cells".into()).spawn(move || {
+            step_back(NICE);
+            for segment in segments {
+                segment.cells(layout.single());
+            }
+        });
+        if let Err(error) = made {
+            tracing::warn!(%error, "cannot start the thread that makes cells: queries go on without");
+        }
     }
 
     /// The ids of a block whose cells may not be what the base says, as the checkpoint changes them.
@@ -427,10 +461,6 @@ impl Files {
             }
             let _ = column.warm();
         }
-        for segment in new().take_while(|_| go_on()) {
-            segment.cells(self.layout.single());
-        }
-        let _ = self.moved(0);
         let of_segments = new().flat_map(|segment| (0..fields).filter_map(|field| segment.postings(field)));
         let changed = |role| (0..fields).filter_map(move |field| self.checkpoint()?.sets(role, field));
         for postings in of_segments.chain([Role::Added, Role::Removed].into_iter().flat_map(changed)) {
@@ -438,6 +468,10 @@ impl Files {
                 return;
             }
             let _ = postings.warm();
+        }
+        let _ = self.moved(0);
+        for segment in new().take_while(|_| go_on()) {
+            segment.cells(self.layout.single());
         }
     }
 
