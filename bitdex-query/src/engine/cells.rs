@@ -27,8 +27,10 @@ use crate::{
 const MOVED_MOST: u32 = 16;
 /// In a block with more of them, cells are not asked of ids one by one.
 const MOVED_MANY: u32 = 1 << 10;
-/// So many ids of a block are tested one by one.
-const LISTED_MOST: usize = 192;
+/// So many ids of a block are tested one by one for a page.
+pub(super) const LISTED: usize = 192;
+/// Of so many ids of a block cells are quicker read than the sets of all values.
+pub(super) const FEW: u32 = 256;
 
 /// Tests of which all have to be true.
 #[derive(Debug)]
@@ -314,11 +316,11 @@ pub(super) struct Listed<'s> {
 }
 
 impl<'s> Matcher<'s> {
-    /// `None` where a block is rather evaluated.
-    pub(super) fn listed(&self, number: u16) -> Result<Option<Listed<'s>>> {
+    /// `None` where a block has more than `most` of them, or cells do not tell: then it is rather evaluated.
+    pub(super) fn listed(&self, number: u16, most: usize) -> Result<Option<Listed<'s>>> {
         let Some(operand) = self.root.told_but_first().filter(|_| self.trace.is_none()) else { return Ok(None) };
         let ids = match operand.plain_block(number)? {
-            Some(Block::Array(ids)) if ids.len() <= LISTED_MOST => ids,
+            Some(Block::Array(ids)) if ids.len() <= most => ids,
             _ => return Ok(None),
         };
         let cells = match &self.root.cells {

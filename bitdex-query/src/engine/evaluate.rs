@@ -5,9 +5,10 @@ use std::{cell::Cell, cmp::Reverse, rc::Rc};
 use smallvec::SmallVec;
 
 use super::{
+    cells,
     codes::{ColumnTest, Share},
     fused::{DENSE, Fused},
-    set::{SPARSE, Set, each_id},
+    set::{Set, each_id},
     trace::{StepId, Trace},
     tree::{And, Child, Node, Union},
     watch,
@@ -39,6 +40,9 @@ thread_local! {
     static LEFT: Cell<Pool> =
         const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), pairs: Vec::new(), visits: Vec::new() }) };
 }
+
+/// So many ids of a block are counted one by one.
+const COUNTED: usize = 64;
 
 /// Terms of a union that are tested side by side.
 const FUSED: usize = 8;
@@ -158,7 +162,7 @@ impl And<'_> {
     fn restrict(&self, of: &[Child<'_>], number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
         let mut fused = Fused::default();
         let (mut positives, mut negatives) = (SmallVec::<[&Node<'_>; 8]>::new(), SmallVec::<[&Node<'_>; 8]>::new());
-        let cells = self.cells.as_ref().filter(|_| set.is_sparse() && set.len() <= SPARSE);
+        let cells = self.cells.as_ref().filter(|_| set.is_sparse() && set.len() <= cells::FEW);
         let cells = cells.and_then(|cells| cells.block(number));
         if let Some(cells) = &cells {
             cells.restrict(number, set, self)?;
@@ -579,7 +583,7 @@ impl Matcher<'_> {
         let mut set = self.pool.set();
         let mut count = told.unwrap_or(0);
         for number in blocks {
-            if let Some(listed) = self.listed(*number)? {
+            if let Some(listed) = self.listed(*number, COUNTED)? {
                 count += listed.count(self)?;
                 continue;
             }

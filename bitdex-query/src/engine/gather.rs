@@ -5,7 +5,7 @@ use std::cmp::Reverse;
 
 use super::{
     best::Best,
-    cells::Listed,
+    cells::{LISTED, Listed},
     evaluate::{Begin, Matcher, block_of, id_of, within_block},
     hidden::Hidden,
     order::After,
@@ -105,7 +105,7 @@ fn by_column<'s>(
         }
         visited += 1;
         let codes = column.reader(*number)?;
-        if let Some(listed) = matcher.listed(*number)? {
+        if let Some(listed) = matcher.listed(*number, LISTED)? {
             push_listed(matcher, &mut hidden, (*number, &codes), passing, &listed, best)?;
             continue;
         }

@@ -3,6 +3,7 @@
 
 use super::{
     best::Best,
+    cells::LISTED,
     evaluate::{Begin, Matcher},
     gather::{Codes, push_each, push_listed},
     hidden::Hidden,
@@ -88,7 +89,7 @@ fn skim_from<'s>(
             break;
         }
         let reader = column.reader(*number)?;
-        if let Some(listed) = matcher.listed(*number)? {
+        if let Some(listed) = matcher.listed(*number, LISTED)? {
             let codes = Codes { first: least, ..codes };
             push_listed(matcher, &mut hidden, (*number, &reader), codes, &listed, best)?;
             continue;
