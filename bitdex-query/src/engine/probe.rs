@@ -9,8 +9,10 @@ use super::{
 };
 use crate::{log::Result, segment::sets::Block};
 
-/// Ids tested one by one in a block before all of it is evaluated.
+/// Ids tested one by one in a block before all of it is evaluated,
 const TESTS: u16 = 32;
+/// and where two reads tell of an id.
+const SHORT_TESTS: u16 = 256;
 
 /// What is known of the blocks that were come to.
 #[derive(Debug, Default)]
@@ -71,7 +73,7 @@ impl<'s> Probes<'s> {
         match self.blocks.get_mut(at) {
             Some(Seen::Evaluated(set)) => Ok(set.contains(within_block(id))),
             Some(Seen::Steps(first, last, tested))
-                if *tested < TESTS || is_one_read(&self.steps, *first as usize, *last as usize) =>
+                if *tested < TESTS || *tested < tests(&self.steps, *first as usize, *last as usize) =>
             {
                 *tested = tested.saturating_add(1);
                 let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
@@ -113,9 +115,15 @@ impl<'s> Probes<'s> {
     }
 }
 
-/// Whether one read tells, so that there is nothing to be gained by evaluating the block.
-fn is_one_read(steps: &[Step<'_>], first: usize, last: usize) -> bool {
-    matches!(steps.get(first..last), Some([Step::Must(_) | Step::MustNot(_) | Step::Cells(_)]))
+/// How many ids are tested one by one: the fewer reads tell of each, the less there is to be gained by evaluating the
+/// block.
+fn tests(steps: &[Step<'_>], first: usize, last: usize) -> u16 {
+    let is_read = |step: &Step<'_>| matches!(step, Step::Must(_) | Step::MustNot(_) | Step::Cells(_));
+    match steps.get(first..last) {
+        Some([step]) if is_read(step) => u16::MAX,
+        Some([one, other]) if is_read(one) && is_read(other) => SHORT_TESTS,
+        _ => TESTS,
+    }
 }
 
 /// Whether any id of the block may pass. `cells`: the place of the block's.
