@@ -121,7 +121,7 @@ impl BlockCells<'_> {
     /// Whether an id passes; `None`: its cell does not tell.
     #[inline]
     pub(super) fn passes(&self, id: u16) -> Option<bool> {
-        (!self.cells.is_moved(id)).then(|| self.cells.cells.passes(id, &self.passing.mask))
+        (!self.cells.is_moved(id)).then(|| self.base_passes(id))
     }
 
     /// Keeps of few ids those that pass. `and`: to ask where cells do not tell.
@@ -137,7 +137,7 @@ impl BlockCells<'_> {
             }
         }
         if asked.is_empty() {
-            set.keep(|id| self.cells.cells.passes(id, &self.passing.mask));
+            set.keep(|id| self.base_passes(id));
             return Ok(());
         }
         asked.sort_unstable();
@@ -150,25 +150,31 @@ impl BlockCells<'_> {
         }
         let passes = |id| match asked.binary_search(&id) {
             Ok(_) => passing.binary_search(&id).is_ok(),
-            Err(_) => self.cells.cells.passes(id, &self.passing.mask),
+            Err(_) => self.base_passes(id),
         };
         set.keep(passes);
         Ok(())
     }
 
     /// Whether an id passes by the cell that the base says it has.
+    #[inline]
     fn base_passes(&self, id: u16) -> bool {
         self.cells.cells.passes(id, &self.passing.mask)
     }
 
     /// Whether cells tell of most ids.
     pub(super) fn tell_of_most(&self) -> bool {
-        self.cells.moved().iter().map(Block::len).sum::<u32>() <= MOVED_MANY
+        self.moved_most() <= MOVED_MANY
+    }
+
+    /// How many ids may have other cells, at most.
+    fn moved_most(&self) -> u32 {
+        self.cells.moved().iter().map(Block::len).sum()
     }
 
     /// Adds the ids whose cells may be others. Whether they are few.
     fn add_moved(&self, ids: &mut Ids) -> bool {
-        let few = self.cells.moved().iter().map(Block::len).sum::<u32>() <= MOVED_MOST;
+        let few = self.moved_most() <= MOVED_MOST;
         if few {
             self.cells.moved().iter().for_each(|moved| moved.for_each(|id| ids.push(id)));
         }

@@ -72,9 +72,7 @@ impl<'s> Probes<'s> {
         }
         match self.blocks.get_mut(at) {
             Some(Seen::Evaluated(set)) => Ok(set.contains(within_block(id))),
-            Some(Seen::Steps(first, last, tested))
-                if *tested < TESTS || *tested < tests(&self.steps, *first as usize, *last as usize) =>
-            {
+            Some(Seen::Steps(first, last, tested)) if *tested < tests(&self.steps, *first as usize, *last as usize) => {
                 *tested = tested.saturating_add(1);
                 let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
                 passes(steps, &self.cells, &matcher.root, id)

@@ -279,17 +279,16 @@ impl<'s, 't> Resolver<'s, 't> {
     /// Adds conjuncts; the sets of the definition's filters in place of those that they stand for.
     fn all(self, and: &mut And<'s>, nodes: &[filter::Node]) -> Result<()> {
         let mut taken = 0_u64;
-        let is_told = |n: usize| nodes.get(n).is_some_and(|node| CellTests::tell(self.state, node));
         if self.named {
             for (n, stands_for) in self.state.layout().named().within(nodes) {
                 if let Some(set) = NamedSet::new(self.state, n) {
                     taken |= stands_for;
                     let (estimate, name) = (set.estimate()?, set.name());
                     let child = self.child(Node::Named(Box::new(set)), estimate, || name.into());
-                    let mut stood_for = (0..64).filter(|n| stands_for >> n & 1 == 1);
-                    let told = self.named && stood_for.clone().all(is_told);
+                    let stood_for = || nodes.iter().enumerate().take(64).filter(|(n, _)| stands_for >> n & 1 == 1);
+                    let told = stood_for().all(|(_, node)| CellTests::tell(self.state, node));
                     if told {
-                        stood_for.by_ref().filter_map(|n| nodes.get(n)).for_each(|node| and.tell(self.state, node));
+                        stood_for().for_each(|(_, node)| and.tell(self.state, node));
                     }
                     and.push(Child { told, ..child }, true);
                 }
@@ -297,7 +296,7 @@ impl<'s, 't> Resolver<'s, 't> {
         }
         for (n, node) in nodes.iter().enumerate() {
             if n >= 64 || taken >> n & 1 == 0 {
-                let told = self.named && is_told(n);
+                let told = self.named && CellTests::tell(self.state, node);
                 let (positives, negatives) = (and.positives.len(), and.negatives.len());
                 self.add(and, node, true)?;
                 if told {

@@ -1,5 +1,5 @@
-//! What only calls of the kernel give: files in memory, and how threads share the cores. The only place with `unsafe`
-//! code.
+//! What only calls of the kernel, or an instruction of the processor, give: files in memory, memory that is asked for
+//! before it is read, and how threads share the cores. The only place with `unsafe` code.
 
 pub mod ahead;
 pub mod bus;

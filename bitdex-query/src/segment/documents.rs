@@ -30,6 +30,7 @@ use super::{
 };
 use crate::{
     log::{Error, Result},
+    mapping::ahead::LINE,
     store::pack::{Pack, PackWriter, Section, SectionId, SectionKind},
 };
 
@@ -37,8 +38,6 @@ use crate::{
 pub type Slots<'a> = SmallVec<[Option<&'a [u8]>; 16]>;
 
 const GROUP: usize = 64;
-/// Of the cache, in bytes.
-const LINE: usize = 64;
 const DATA: SectionId = SectionId { kind: SectionKind::DocumentData, place: 0 };
 const INDEX: SectionId = SectionId { kind: SectionKind::DocumentIndex, place: 0 };
 
