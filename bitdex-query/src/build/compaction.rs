@@ -11,7 +11,7 @@ use std::{
 use bitdex_proto::schema::SourceId;
 
 use super::{
-    fill::{Documents, Recent, fill},
+    fill::{Documents, RECENT_BITS, fill},
     generation::bounds,
     go_on,
     table::{STRIDE, TableHeader, hops},
@@ -27,7 +27,7 @@ use crate::{
         table::{Table, TableWriter},
     },
     state::{
-        Files,
+        Files, Recent,
         compute::{self, Lookups},
         layout::Place,
     },
@@ -179,7 +179,8 @@ pub fn compact(
             let mut documents = ChangedDocuments::new(files, number)?;
             let mut step = |_| go_on(cancel, &path);
             let rows = Rows(files);
-            let filled = fill(files.layout(), &Recent::new(&rows), &mut documents, &mut builder, &mut step)?;
+            let filled =
+                fill(files.layout(), &Recent::new(&rows, RECENT_BITS), &mut documents, &mut builder, &mut step)?;
             documents.check(filled.hash)?;
             verify_inputs(files, documents.base.map(|base| base.pack()))?;
             let built = builder.finish(filled.hash)?;

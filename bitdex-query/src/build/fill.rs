@@ -1,8 +1,6 @@
 //! Rows of documents → a segment.
 
-use std::cell::Cell;
-
-use bitdex_proto::schema::{DOCUMENT_SOURCE, FieldId, SourceId};
+use bitdex_proto::schema::{DOCUMENT_SOURCE, FieldId};
 
 use crate::{
     log::Result,
@@ -16,6 +14,8 @@ use crate::{
 
 /// Documents between two looks at memory, and at whether to go on: a few milliseconds.
 const STRIDE: usize = 512;
+/// There is room for two to the power of this many of lookups' rows that were found lately.
+pub(super) const RECENT_BITS: u32 = 14;
 
 /// Rows of documents, ids ascending.
 pub(super) trait Documents {
@@ -70,43 +70,4 @@ pub(super) fn fill(
     }
     step(builder.bytes())?;
     Ok(filled)
-}
-
-/// Lookups' rows that were found lately: documents that follow each other often show the same ones.
-pub(super) struct Recent<'a, L> {
-    inner: &'a L,
-    found: Vec<Cell<Found<'a>>>,
-}
-
-#[derive(Clone, Copy)]
-struct Found<'a> {
-    /// Plus one; 0: nothing.
-    source: u32,
-    key: i64,
-    row: Option<&'a [u8]>,
-}
-
-const RECENT_BITS: u32 = 14;
-
-impl<'a, L: Lookups> Recent<'a, L> {
-    pub(super) fn new(inner: &'a L) -> Self {
-        Self { inner, found: vec![Cell::new(Found { source: 0, key: 0, row: None }); 1 << RECENT_BITS] }
-    }
-}
-
-impl<L: Lookups> Lookups for Recent<'_, L> {
-    fn lookup(&self, source: SourceId, key: i64) -> Result<Option<&[u8]>> {
-        let source_key = source as u32 + 1;
-        let mixed = (key as u64 ^ (source as u64) << 56).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        let Some(place) = self.found.get((mixed >> (64 - RECENT_BITS)) as usize) else {
-            return self.inner.lookup(source, key);
-        };
-        let found = place.get();
-        if found.source == source_key && found.key == key {
-            return Ok(found.row);
-        }
-        let row = self.inner.lookup(source, key)?;
-        place.set(Found { source: source_key, key, row });
-        Ok(row)
-    }
 }

@@ -17,7 +17,7 @@ use bitdex_proto::schema::{SourceId, SourceKind};
 use parking_lot::{Condvar, Mutex, MutexGuard};
 
 use super::{
-    fill::{Documents, Recent, fill},
+    fill::{Documents, RECENT_BITS, fill},
     go_on,
     staged::{Merged, Staged},
     table::{TableHeader, Tables},
@@ -26,7 +26,7 @@ use crate::{
     log::{Error, Result, disk::Disk},
     segment::{SEGMENT_BITS, builder::SegmentBuilder, documents::Slots, table::Table},
     state::{
-        State, StateRows,
+        Recent, State, StateRows,
         compute::Lookups,
         layout::{Layout, Place},
     },
@@ -75,7 +75,7 @@ pub fn build(
 }
 
 pub(super) fn no_room(what: &str, memory: usize) -> Error {
-    Error::Foreign(format!(
+    Error::foreign(format!(
         "building the index of a load: {what} does not fit {} MiB of memory: raise --build-mb",
         memory >> 20
     ))
@@ -248,7 +248,7 @@ impl Build<'_> {
         let mut builder = SegmentBuilder::create(self.disk, &path, self.store, spec, number, sequence)?;
         let mut documents = self.documents(number)?;
         let mut step = |bytes| queue.step(number, bytes, &path);
-        let filled = fill(self.layout, &Recent::new(tables), &mut documents, &mut builder, &mut step)?;
+        let filled = fill(self.layout, &Recent::new(tables, RECENT_BITS), &mut documents, &mut builder, &mut step)?;
         if filled.documents == 0 {
             return Ok(false);
         }

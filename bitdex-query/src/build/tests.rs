@@ -69,7 +69,7 @@ fn show(state: &State) -> Shown {
         columns: BTreeMap::new(),
     };
     for id in set(0, Term::Exists) {
-        shown.documents.insert(id, state.document(id).unwrap().unwrap().values(&all).unwrap());
+        shown.documents.insert(id, state.document_reader(&all).values(id).unwrap().unwrap());
     }
     for field in 1..fields {
         shown.sets.insert((field, None), set(field, Term::Exists));
@@ -174,7 +174,7 @@ impl Store {
         build(&self.state, &self.disk, &self.folder, STORE, &from, limits, &cancel, &mut |named| {
             *prepared = named;
             left -= 1;
-            if left == 0 { Err(crate::log::Error::Poisoned("killed".into())) } else { Ok(()) }
+            if left == 0 { Err(crate::log::Error::poisoned("killed")) } else { Ok(()) }
         })
     }
 

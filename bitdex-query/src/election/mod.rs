@@ -43,7 +43,7 @@ impl Locked {
     pub fn check(&self) -> Result<()> {
         match self.0.is_there()? {
             true => Ok(()),
-            false => Err(Error::Foreign(format!(
+            false => Err(Error::foreign(format!(
                 "{} was replaced while processes of its folder were running: stop them all, then start them again",
                 self.0.path().display()
             ))),
@@ -85,7 +85,7 @@ fn open(path: &Path) -> Result<File> {
 
 fn not_opened(path: &Path, error: io::Error) -> Error {
     match error.kind() {
-        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::Foreign(format!(
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => Error::foreign(format!(
             "cannot open {}: {error}: a process that may write there can become the writer; one that is only to read is \
              given --reader-only",
             path.display()
@@ -105,6 +105,7 @@ mod tests {
     use std::{fs, sync::mpsc, thread};
 
     use super::*;
+    use crate::log::Cause;
 
     #[test]
     fn one_holds_and_the_next_follows_at_once() {
@@ -137,7 +138,7 @@ mod tests {
             let error = not_opened(path, kind.into()).to_string();
             assert!(error.contains("/data/LOCK") && error.contains("--reader-only"), "{error}");
         }
-        assert!(matches!(not_opened(path, ErrorKind::StorageFull.into()), Error::Io { .. }));
+        assert!(matches!(not_opened(path, ErrorKind::StorageFull.into()).cause(), Cause::Io { .. }));
     }
 
     #[test]

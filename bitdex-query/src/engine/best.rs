@@ -58,8 +58,12 @@ impl<'q, 's> Best<'q, 's> {
 
     /// Whether no row of this code, nor any behind it, is among the first.
     pub(super) fn is_beyond(&self, code: Option<u64>) -> bool {
-        let first = Rank::new(code, 0, self.descending).first_of_code();
-        self.want == 0 || self.threshold.is_some_and(|threshold| first > threshold)
+        self.is_beyond_all(Rank::new(code, 0, self.descending))
+    }
+
+    /// The same of the code of a rank.
+    pub(super) fn is_beyond_all(&self, of: Rank) -> bool {
+        self.want == 0 || self.threshold.is_some_and(|threshold| of.first_of_code() > threshold)
     }
 
     /// The codes that may be among the first: from one to another, and whether a missing one may.

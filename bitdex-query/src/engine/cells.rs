@@ -336,7 +336,6 @@ impl<'s> Matcher<'s> {
                 _ => return Ok(None),
             },
         };
-        watch::block()?;
         Ok(Some(Listed { ids, number, cells }))
     }
 }
@@ -349,8 +348,17 @@ impl Listed<'_> {
         }
     }
 
+    /// The same, and for their codes. `full`: there are enough rows, so that hardly any code is among the first.
+    pub(super) fn fetch_with(&self, codes: &CodeReader<'_>, full: bool) {
+        codes.fetch(Block::of(self.ids));
+        if !full {
+            self.fetch();
+        }
+    }
+
     /// How many pass, and are not hidden.
     pub(super) fn count(&self, matcher: &Matcher<'_>) -> Result<u64> {
+        watch::block()?;
         let hidden = match &matcher.hidden {
             Some(hidden) if hidden.share(self.number)? != Share::None => {
                 let codes = hidden.column.reader(self.number)?;

@@ -6,7 +6,7 @@
 use bitdex_proto::schema::FieldId;
 
 use super::{
-    evaluate::{Pool, id_of, within_block},
+    evaluate::{Pool, id_of, segment_of, within_block},
     filter::Test,
     set::Set,
 };
@@ -76,6 +76,29 @@ impl ColumnTest<'_> {
         let unsure = self.unsure.get(self.unsure.partition_point(|code| *code < bounds.min));
         let none = range.is_none() && unsure.is_none_or(|code| *code > bounds.max);
         Ok(if none { Share::None } else { Share::Some })
+    }
+
+    /// Those of some blocks, ascending, where an id may pass.
+    pub(super) fn reached(&self, blocks: &[u16]) -> Result<Vec<u16>> {
+        let mut reached = Vec::with_capacity(blocks.len());
+        for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
+            if let (Some((first, last)), Some(number)) = (self.range(), of_segment.first()) {
+                let bounds = self.column.segment_bounds(segment_of(*number))?;
+                if !bounds.reach_into(first, last) {
+                    continue;
+                }
+                if bounds.lie_within(first, last) {
+                    reached.extend_from_slice(of_segment);
+                    continue;
+                }
+            }
+            for number in of_segment {
+                if self.share(*number)? != Share::None {
+                    reached.push(*number);
+                }
+            }
+        }
+        Ok(reached)
     }
 
     /// The one range of codes that it is.

@@ -1,13 +1,14 @@
 //! Operands → the ids of one block.
 
-use std::{cell::Cell, cmp::Reverse, rc::Rc};
+use std::{cell::Cell, rc::Rc};
 
 use smallvec::SmallVec;
 
 use super::{
     cells,
-    codes::{ColumnTest, Share},
+    codes::ColumnTest,
     fused::{DENSE, Fused},
+    order::Rank,
     set::{Set, each_id},
     trace::{StepId, Trace},
     tree::{And, Child, Node, Union},
@@ -16,7 +17,7 @@ use super::{
 use crate::{
     log::{self, Result},
     segment::{
-        BLOCK_BITS,
+        BLOCK_BITS, BLOCKS_PER_SEGMENT,
         sets::{Block, BlockBuffer, WORDS},
     },
     state::Operand,
@@ -31,9 +32,8 @@ pub(super) struct Pool {
     visits: Vec<Visit>,
 }
 
-/// A block that is to be visited: where its first code stands in the order, turned so that the smallest comes first; its
-/// number; that code.
-pub(super) type Visit = ((bool, u64), Reverse<u16>, Option<u64>);
+/// A block that is to be visited: its first code, and its number in place of an id.
+pub(super) type Visit = Rank;
 
 thread_local! {
     /// What the last query of this thread left.
@@ -99,6 +99,11 @@ impl Pool {
 
 pub(super) fn block_of(id: u32) -> u16 {
     (id >> BLOCK_BITS) as u16
+}
+
+/// The segment of a block.
+pub(super) fn segment_of(block: u16) -> u32 {
+    u32::from(block / BLOCKS_PER_SEGMENT)
 }
 
 pub(super) fn within_block(id: u32) -> u16 {
@@ -246,24 +251,13 @@ impl And<'_> {
         for child in rest {
             // Only these tell without looking into sets.
             match &child.node {
-                Node::Column(test) => keep(&mut blocks, |number| Ok(test.share(number)? != Share::None))?,
-                Node::Keys(keys) => keep(&mut blocks, |number| Ok(!overlap(keys, number).is_empty()))?,
+                Node::Column(test) => blocks = test.reached(&blocks)?,
+                Node::Keys(keys) => blocks.retain(|number| !overlap(keys, *number).is_empty()),
                 _ => {}
             }
         }
         Ok(blocks)
     }
-}
-
-fn keep(blocks: &mut Vec<u16>, mut test: impl FnMut(u16) -> Result<bool>) -> Result<()> {
-    let mut kept = Vec::with_capacity(blocks.len());
-    for number in blocks.iter() {
-        if test(*number)? {
-            kept.push(*number);
-        }
-    }
-    *blocks = kept;
-    Ok(())
 }
 
 /// The ranges that have ids of a block.
@@ -428,11 +422,7 @@ impl Node<'_> {
                 blocks.dedup();
                 blocks
             }
-            Self::Column(test) => {
-                let mut blocks = all.to_vec();
-                keep(&mut blocks, |number| Ok(test.share(number)? != Share::None))?;
-                blocks
-            }
+            Self::Column(test) => test.reached(all)?,
             Self::Keys(keys) => all.iter().copied().filter(|number| !overlap(keys, *number).is_empty()).collect(),
             Self::Stored(blocks) => blocks.iter().map(|(number, _)| *number).collect(),
             Self::Named(_) => all.to_vec(),

@@ -1,14 +1,14 @@
 //! The plan that evaluates blocks whole and selects the first rows of their ids: those blocks first whose codes may come
 //! first, and none that cannot hold any of the first rows.
 
-use std::cmp::Reverse;
+use smallvec::SmallVec;
 
 use super::{
     best::Best,
     cells::{LISTED, Listed},
-    evaluate::{Begin, Matcher, block_of, id_of, within_block},
+    evaluate::{Begin, Matcher, block_of, id_of, segment_of, within_block},
     hidden::Hidden,
-    order::After,
+    order::{After, Rank},
     plan::Asked,
     set::{Set, each_id},
     skim::{self, narrow},
@@ -17,8 +17,8 @@ use super::{
 use crate::{
     log::Result,
     segment::{
+        columns::BlockBounds,
         lanes::{LANE, LANES},
-        sets::Block,
         tops::{BlockTops, Outlier},
     },
     state::{CodeReader, ColumnView},
@@ -26,6 +26,9 @@ use crate::{
 
 /// Of so many ids of a block all codes are read.
 const FEW: u32 = 256;
+
+/// Of a block of so few ids, the memory of the next one is waited for meanwhile.
+const AHEAD: usize = 16;
 
 /// Outliers of a block that are tested one by one, where no other id of it is at stake.
 const EACH: usize = 8;
@@ -72,100 +75,183 @@ pub(super) fn gather<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>) -> Res
     match sorter.first() {
         Some(column) => {
             let codes = asked.spared_first(matcher, column, &mut best)?;
-            by_column(matcher, column, codes, sorter.first_descends(), blocks, &mut best)?;
+            let way = Way { column, passing: codes, descending: sorter.first_descends() };
+            by_column(matcher, way, blocks, &mut best)?;
         }
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
     }
     Ok(best.finish())
 }
 
-fn by_column<'s>(
-    matcher: &mut Matcher<'s>,
+/// What is visited of a column, in which order.
+#[derive(Debug, Clone, Copy)]
+struct Way<'s> {
     column: ColumnView<'s>,
     passing: Codes,
     descending: bool,
-    blocks: &[u16],
-    best: &mut Best<'_, '_>,
-) -> Result<()> {
-    let mut visits = matcher.pool.visits();
-    for number in blocks {
-        let bounds = column.inner_bounds(*number)?;
-        let code = (bounds.count > 0).then_some(if descending { bounds.max.min(passing.last) } else { bounds.min });
-        let turned = code.map_or((true, 0), |code| (false, if descending { !code } else { code }));
-        visits.push((turned, Reverse(*number), code));
+}
+
+/// Blocks, and the rank before all of their rows.
+type Run<'b> = (Rank, &'b [u16]);
+
+impl<'s> Way<'s> {
+    /// `bounds` of what has this number.
+    fn first_of(&self, bounds: BlockBounds, number: u32) -> Rank {
+        let code = match self.descending {
+            true => bounds.max.min(self.passing.last),
+            false => bounds.min,
+        };
+        Rank::new((bounds.count > 0).then_some(code), number, self.descending)
     }
-    // Where codes follow ids, nearly all of them are one run, which this sort makes use of.
-    visits.sort();
+
+    /// Where codes follow ids, few segments have the first rows: of the others no block is looked at.
+    fn runs<'b>(&self, blocks: &'b [u16]) -> Result<SmallVec<[Run<'b>; 16]>> {
+        let mut runs = SmallVec::new();
+        if !self.column.follows_ids() {
+            runs.push((Rank::FIRST, blocks));
+            return Ok(runs);
+        }
+        for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
+            let segment = of_segment.first().map_or(0, |number| segment_of(*number));
+            runs.push((self.first_of(self.column.segment_bounds(segment)?.inner, segment), of_segment));
+        }
+        runs.sort_unstable();
+        Ok(runs)
+    }
+
+    /// `visits`, which is empty, becomes the blocks of a run, each with the rank before all of its rows.
+    fn order(&self, run: &[u16], visits: &mut Vec<Rank>) -> Result<()> {
+        for number in run {
+            visits.push(self.first_of(self.column.inner_bounds(*number)?, (*number).into()));
+        }
+        // Where codes follow ids, nearly all of them are in order, which this sort makes use of.
+        visits.sort();
+        Ok(())
+    }
+
+    fn ready(&self, visit: Rank, matcher: &Matcher<'s>, best: &Best<'_, '_>) -> Result<Ready<'s>> {
+        let number = visit.id(self.descending) as u16;
+        let codes = self.column.reader(number)?;
+        let listed = matcher.listed(number, LISTED)?;
+        if let Some(listed) = &listed {
+            listed.fetch_with(&codes, best.is_full());
+        }
+        Ok(Ready { number, codes, listed })
+    }
+}
+
+/// A block, of which is asked for what will be read.
+struct Ready<'s> {
+    number: u16,
+    codes: CodeReader<'s>,
+    listed: Option<Listed<'s>>,
+}
+
+/// Numbers of blocks, a bit each.
+#[derive(Debug, Default)]
+struct BlockBits(SmallVec<[u64; 8]>);
+
+impl BlockBits {
+    fn add(&mut self, number: u16) {
+        let at = usize::from(number / 64);
+        if at >= self.0.len() {
+            self.0.resize(at + 1, 0);
+        }
+        if let Some(word) = self.0.get_mut(at) {
+            *word |= 1 << (number % 64);
+        }
+    }
+
+    #[inline]
+    fn contains(&self, number: u16) -> bool {
+        self.0.get(usize::from(number / 64)).is_some_and(|word| word >> (number % 64) & 1 == 1)
+    }
+}
+
+fn by_column<'s>(matcher: &mut Matcher<'s>, way: Way<'s>, blocks: &[u16], best: &mut Best<'_, '_>) -> Result<()> {
+    let Way { column, passing, descending } = way;
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
-    let mut hidden = Hidden::default();
-    let mut visited = 0;
-    for (_, Reverse(number), code) in &visits {
-        if best.is_beyond(*code) {
+    let mut visits = matcher.pool.visits();
+    let (mut hidden, mut visited) = (Hidden::default(), BlockBits::default());
+    for (first, run) in way.runs(blocks)? {
+        if best.is_beyond_all(first) {
             break;
         }
-        visited += 1;
-        let codes = column.reader(*number)?;
-        if let Some(listed) = matcher.listed(*number, LISTED)? {
-            push_listed(matcher, &mut hidden, (*number, &codes), passing, &listed, best)?;
-            continue;
-        }
-        let tops = column.tops(*number)?.filter(|_| descending);
-        if let Some(tops) = &tops
-            && code.is_some_and(|code| code < passing.first)
-            && !passing.missing
-            && each_outlier(matcher, &mut hidden, (*number, &codes, tops), passing, best)?
-        {
-            continue;
-        }
-        // While the other operands are looked at, the codes come.
-        let ahead = |set: &Set| {
-            if set.is_sparse() && set.len() <= FEW {
-                codes.fetch(set.as_block());
+        visits.clear();
+        way.order(run, &mut visits)?;
+        let mut next = None;
+        for (n, visit) in visits.iter().copied().enumerate() {
+            if best.is_beyond_all(visit) {
+                break;
             }
-        };
-        if best.is_full() {
-            let (first, last, missing) = best.codes();
-            let may_enter = |code: u64| first <= code && code <= last;
-            let mut narrow_down = |set: &mut Set| {
-                ahead(set);
-                if descending && !missing && tops.is_none() {
-                    return narrow(set, column, (*number, &codes), (first, None), &mut candidates);
-                }
-                if set.is_sparse() && set.len() <= skim::EACH {
-                    set.keep(|id| codes.get(id).map_or(missing, may_enter));
-                }
-                Ok(())
+            let Ready { number, codes, listed } = match next.take() {
+                Some(ready) => ready,
+                None => way.ready(visit, matcher, best)?,
             };
-            matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut narrow_down))?;
-        } else {
-            let mut ahead = |set: &mut Set| {
-                ahead(set);
-                Ok(())
+            visited.add(number);
+            if let Some(listed) = listed {
+                // While its ids are looked at, what the next one needs comes.
+                if listed.ids.len() <= AHEAD
+                    && let Some(behind) = visits.get(n + 1).filter(|behind| !best.is_beyond_all(**behind))
+                {
+                    next = Some(way.ready(*behind, matcher, best)?);
+                }
+                push_listed(matcher, &mut hidden, (number, &codes), passing, &listed, best)?;
+                continue;
+            }
+            let tops = column.tops(number)?.filter(|_| descending);
+            if let Some(tops) = &tops
+                && visit.code(descending).is_some_and(|code| code < passing.first)
+                && !passing.missing
+                && each_outlier(matcher, &mut hidden, (number, &codes, tops), passing, best)?
+            {
+                continue;
+            }
+            // While the other operands are looked at, the codes come.
+            let ahead = |set: &Set| {
+                if set.is_sparse() && set.len() <= FEW {
+                    codes.fetch(set.as_block());
+                }
             };
-            matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut ahead))?;
+            if best.is_full() {
+                let (first, last, missing) = best.codes();
+                let may_enter = |code: u64| first <= code && code <= last;
+                let mut narrow_down = |set: &mut Set| {
+                    ahead(set);
+                    if descending && !missing && tops.is_none() {
+                        return narrow(set, column, (number, &codes), (first, None), &mut candidates);
+                    }
+                    if set.is_sparse() && set.len() <= skim::EACH {
+                        set.keep(|id| codes.get(id).map_or(missing, may_enter));
+                    }
+                    Ok(())
+                };
+                matcher.evaluate_some(number, &mut set, Begin::Narrowed(&mut narrow_down))?;
+            } else {
+                let mut ahead = |set: &mut Set| {
+                    ahead(set);
+                    Ok(())
+                };
+                matcher.evaluate_some(number, &mut set, Begin::Narrowed(&mut ahead))?;
+            }
+            if set.is_empty() {
+                continue;
+            }
+            if let (Some(tops), true) = (tops, set.len() > FEW) {
+                by_lanes(matcher, &mut hidden, (number, &codes, &tops), passing, &set, best)?;
+                continue;
+            }
+            push_each(matcher, &mut hidden, (number, &codes), passing, &set, best)?;
         }
-        if set.is_empty() {
-            continue;
-        }
-        if let (Some(tops), true) = (tops, set.len() > FEW) {
-            by_lanes(matcher, &mut hidden, (*number, &codes, &tops), passing, &set, best)?;
-            continue;
-        }
-        push_each(matcher, &mut hidden, (*number, &codes), passing, &set, best)?;
     }
     matcher.pool.put_set(set);
     matcher.pool.put_set(candidates);
-    let left = visits.get(visited..).unwrap_or_default();
-    if descending && !left.is_empty() {
-        let mut is_left = vec![false; blocks.last().map_or(0, |last| usize::from(*last) + 1)];
-        for (_, Reverse(number), _) in left.iter() {
-            if let Some(is_left) = is_left.get_mut(usize::from(*number)) {
-                *is_left = true;
-            }
-        }
-        outliers(matcher, &mut hidden, column, passing, &is_left, best)?;
-    }
     matcher.pool.put_visits(visits);
+    if descending {
+        let mut left = BlockBits::default();
+        blocks.iter().filter(|number| !visited.contains(**number)).for_each(|number| left.add(*number));
+        outliers(matcher, &mut hidden, way, &left, best)?;
+    }
     Ok(())
 }
 
@@ -195,7 +281,7 @@ pub(super) fn push_each<'s>(
     Ok(())
 }
 
-/// As [`push_each`], of ids that are tested here.
+/// As [`push_each`], of ids that are tested here; what that reads was asked for.
 pub(super) fn push_listed<'s>(
     matcher: &Matcher<'s>,
     hidden: &mut Hidden<'s>,
@@ -207,11 +293,7 @@ pub(super) fn push_listed<'s>(
     let (first, last, missing) = best.codes();
     let passing =
         Codes { first: passing.first.max(first), last: passing.last.min(last), missing: passing.missing && missing };
-    codes.fetch(Block::of(listed.ids));
-    // Where there are enough rows, hardly any code is among the first.
-    if !best.is_full() {
-        listed.fetch();
-    }
+    watch::block()?;
     for within in listed.ids.iter().copied() {
         let code = codes.get(within);
         if passing.pass(code) && listed.passes(matcher, within)? {
@@ -299,22 +381,25 @@ fn by_lanes<'s>(
     Ok(())
 }
 
-/// The outliers of blocks that were not visited. `is_left`: by number of the block.
+/// The outliers of blocks that were not visited.
 fn outliers<'s>(
     matcher: &Matcher<'s>,
     hidden: &mut Hidden<'s>,
-    column: ColumnView<'_>,
-    passing: Codes,
-    is_left: &[bool],
+    Way { column, passing, .. }: Way<'s>,
+    left: &BlockBits,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    for outliers in column.outliers()? {
+    if left.0.is_empty() {
+        return Ok(());
+    }
+    let (least, ..) = best.codes();
+    for outliers in column.outliers(least.max(passing.first))? {
         let (least, ..) = best.codes();
         let least = least.max(passing.first);
         let from = outliers.partition_point(|outlier| outlier.code > passing.last);
         let behind = outliers.partition_point(|outlier| outlier.code >= least);
         for Outlier { code, id, .. } in outliers.get(from..behind).unwrap_or_default() {
-            if !is_left.get(usize::from(block_of(*id))).is_some_and(|is_left| *is_left) {
+            if !left.contains(block_of(*id)) {
                 continue;
             }
             watch::step()?;

@@ -60,10 +60,7 @@ use self::{
     tree::Resolver,
     walk::Walk,
 };
-use crate::state::State;
-
-/// Rows of a page that are read before they are decoded.
-const ROWS_AHEAD: usize = 64;
+use crate::state::{ROWS_AHEAD, State};
 
 /// One page of a search.
 #[derive(Debug, Clone, PartialEq)]
@@ -167,11 +164,12 @@ fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>)
     };
     let mut rows = Vec::new();
     if !fields.is_empty() {
+        let mut reader = state.document_reader(&fields);
+        rows.reserve(ids.len());
         for some in ids.chunks(ROWS_AHEAD) {
-            state.read_ahead(some);
+            reader.fetch(some);
             for id in some {
-                let document = state.document(*id)?.ok_or_else(|| order::gone(*id))?;
-                rows.push(document.values(&fields)?);
+                rows.push(reader.values(*id)?.ok_or_else(|| order::gone(*id))?);
             }
         }
     }
@@ -372,16 +370,21 @@ pub fn get(state: &State, request: &GetRequest, now_us: i64) -> Result<Documents
         fields => fields.resolve(schema)?,
     };
     let now_us = request.now_us.unwrap_or(now_us);
+    // Read behind all fields, where it matters.
+    let visible_at = schema.visible_at.filter(|_| !request.include_pending);
+    let read: Vec<FieldId> = fields.iter().copied().chain(visible_at).collect();
+    let mut reader = state.document_reader(&read);
     let mut found = Documents { ids: Vec::new(), fields, rows: Vec::new() };
-    for id in &request.ids {
-        let Some(document) = state.document(*id)? else { continue };
-        if let Some(field) = schema.visible_at.filter(|_| !request.include_pending)
-            && matches!(document.value(field)?.values(), [Value::Int(at)] if *at > now_us)
-        {
-            continue;
+    for some in request.ids.chunks(ROWS_AHEAD) {
+        reader.fetch(some);
+        for id in some {
+            let Some(mut row) = reader.values(*id)? else { continue };
+            let visible_at = visible_at.and_then(|_| row.pop());
+            if !matches!(visible_at, Some(FieldValue::One(Value::Int(at))) if at > now_us) {
+                found.ids.push(*id);
+                found.rows.push(row);
+            }
         }
-        found.ids.push(*id);
-        found.rows.push(document.values(&found.fields)?);
     }
     Ok(found)
 }

@@ -160,6 +160,9 @@ pub(super) struct Rank(u128);
 const NULL: u128 = 1 << 96;
 
 impl Rank {
+    /// Before all others.
+    pub(super) const FIRST: Self = Self(0);
+
     pub(super) fn new(code: Option<u64>, id: u32, descending: bool) -> Self {
         let id = if descending { !id } else { id };
         Self(u128::from(id) | code.map_or(NULL, |code| u128::from(if descending { !code } else { code }) << 32))

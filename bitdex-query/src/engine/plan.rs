@@ -149,8 +149,8 @@ impl Estimates {
         let skim_ns = match share < peaks::SHARE_MOST {
             true => {
                 let block = skimmed(share, of_block, operands, matches as f64 / all * code);
-                let raised = (layers as f64 * share * documents as f64).min(in_memory as f64);
-                all * (cost::LEFT_OUT + cost::BLOCK + block) + raised * cost::RAISED
+                let raised = (layers as f64 * share * documents as f64).min(in_memory as f64) * cost::RAISED;
+                all * (cost::LEFT_OUT + cost::BLOCK + block) + raised.min(of_block * all * cost::LAYER)
             }
             false => f64::INFINITY,
         };

@@ -24,9 +24,10 @@ use crate::{
 const MARGIN: f64 = 1.5;
 /// To read the codes of more ids takes longer than other operands do.
 pub(super) const EACH: u32 = 128;
-/// To read the codes of as few as the other operands leave of so many is quicker than to go through layers for the ids
-/// with the greatest codes.
+/// To read the codes of so few ids of a block is quicker than to go through layers for the ids with the greatest codes.
 const FEW: u32 = 512;
+/// To look one id's code up in layers takes as long as to go through so many that these raise.
+const LOOK_UP: u64 = 4;
 /// From one floor to the next: so many times as many ids.
 const DEEPER: f64 = 8.0;
 
@@ -53,13 +54,20 @@ pub(super) fn skim<'s>(
         }
     }
     visits.sort_unstable();
+    let first = matcher.root.positives.first().map_or(0, |child| child.estimate);
     while share < peaks::SHARE_MOST {
         let Some(floor) = column.reached_by(share)? else { break };
         let mut best = Best::new(sorter, after, want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
-        let raised = column.raised(floor, (share * documents as f64) as usize)?;
-        let codes = Codes { first: codes.first.max(raised.floor()), missing: false, ..codes };
-        skim_from(matcher, column, (codes, &raised), &visits, &mut best)?;
+        let most = (share * documents as f64) as usize;
+        let is_few = first / visits.len().max(1) as u64 <= FEW.into();
+        let raised = match is_few && first * LOOK_UP < column.raised_about(share, most)? as u64 {
+            true => None,
+            false => Some(column.raised(floor, most)?),
+        };
+        let floor = raised.as_ref().map_or(floor, Raised::floor);
+        let codes = Codes { first: codes.first.max(floor), missing: false, ..codes };
+        skim_from(matcher, column, (codes, raised.as_ref()), &visits, &mut best)?;
         // None of its rows has a lesser code, and none that has a greater one was left out.
         if best.is_full() {
             return Ok(Some(best.finish()));
@@ -73,7 +81,7 @@ pub(super) fn skim<'s>(
 fn skim_from<'s>(
     matcher: &mut Matcher<'s>,
     column: ColumnView<'s>,
-    (codes, raised): (Codes, &Raised),
+    (codes, raised): (Codes, Option<&Raised>),
     visits: &[(u64, u16)],
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
@@ -90,6 +98,7 @@ fn skim_from<'s>(
         }
         let reader = column.reader(*number)?;
         if let Some(listed) = matcher.listed(*number, LISTED)? {
+            listed.fetch_with(&reader, best.is_full());
             let codes = Codes { first: least, ..codes };
             push_listed(matcher, &mut hidden, (*number, &reader), codes, &listed, best)?;
             continue;
@@ -100,7 +109,7 @@ fn skim_from<'s>(
                 matcher.evaluate_some(*number, &mut set, Begin::Of(peaks))?;
             }
             _ => {
-                let raised = Some(raised.block(*number));
+                let raised = raised.map(|raised| raised.block(*number));
                 let mut narrow =
                     |set: &mut Set| narrow(set, column, (*number, &reader), (least, raised), &mut candidates);
                 matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut narrow))?;
@@ -130,14 +139,12 @@ pub(super) fn narrow<'s>(
         set.and(peaks);
         return Ok(());
     }
-    if set.is_sparse() && set.len() <= EACH {
+    if set.is_sparse() && set.len() <= if raised.is_none() { FEW } else { EACH } {
+        codes.fetch(set.as_block());
         set.keep(|id| codes.get(id).is_some_and(|code| code >= least));
         return Ok(());
     }
     let Some(peaks) = peaks else { return Ok(()) };
-    if raised.is_none() && set.is_sparse() && set.len() <= FEW {
-        return Ok(());
-    }
     candidates.clear();
     candidates.or(peaks);
     codes.add_reaching(least, raised, candidates.words());

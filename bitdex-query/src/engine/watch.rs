@@ -91,7 +91,7 @@ fn take_block() -> Result<()> {
             Ok(())
         }
         None => CURRENT.with_borrow(|watch| match watch.as_ref().and_then(|watch| watch.max_blocks) {
-            Some(most) => Err(Error::Stopped(Stopped::Blocks(most))),
+            Some(most) => Err(Error::stopped(Stopped::Blocks(most))),
             None => Ok(()),
         }),
     }
@@ -119,10 +119,10 @@ fn look() -> Result<()> {
     CURRENT.with_borrow(|watch| {
         let Some(watch) = watch else { return Ok(()) };
         if watch.cancelled.as_ref().is_some_and(|cancelled| cancelled.load(Ordering::Relaxed)) {
-            return Err(Error::Stopped(Stopped::Cancelled));
+            return Err(Error::stopped(Stopped::Cancelled));
         }
         if watch.until.is_some_and(|until| Instant::now() >= until) {
-            return Err(Error::Stopped(Stopped::Deadline));
+            return Err(Error::stopped(Stopped::Deadline));
         }
         Ok(())
     })

@@ -301,13 +301,14 @@ impl<'s> Documents<'s> {
         let present = ids(self.state.operand(KEY_FIELD, Term::Exists)?.block(block, &mut buffer)?);
         self.present += present.len() as u64;
         let mut expected: Vec<Expected> = self.fields.iter().map(|_| Expected::default()).collect();
+        let mut reader = self.state.document_reader(&self.fields);
         for low in &present {
             let id = u32::from(block) << BLOCK_BITS | u32::from(*low);
-            let Some(document) = self.state.document(id)? else {
+            let Some(values) = reader.values(id)? else {
                 self.wrong(KEY_FIELD, checked, format_args!("document {id} is counted as present, but has no row"));
                 continue;
             };
-            for (expected, value) in expected.iter_mut().zip(document.values(&self.fields)?) {
+            for (expected, value) in expected.iter_mut().zip(values) {
                 expected.take(*low, value);
             }
         }

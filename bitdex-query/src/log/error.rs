@@ -8,8 +8,13 @@ use crate::engine::Stopped;
 
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
+/// One pointer, so that what may fail answers in registers.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+#[error(transparent)]
+pub struct Error(Box<Cause>);
+
+#[derive(Debug, thiserror::Error)]
+pub enum Cause {
     #[error("cannot {action} {}: {source}", path.display())]
     Io { action: &'static str, path: PathBuf, source: io::Error },
     /// Nothing of what was to be written is kept.
@@ -40,28 +45,60 @@ pub enum Error {
 }
 
 impl Error {
+    #[cold]
+    fn of(cause: Cause) -> Self {
+        Self(Box::new(cause))
+    }
+
+    pub fn cause(&self) -> &Cause {
+        &self.0
+    }
+
     pub fn io(action: &'static str, path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| Self::Io { action, path, source }
+        move |source| Self::of(Cause::Io { action, path, source })
     }
 
     /// For a write: what leaves everything as it was, such as a full disk, is told from all other failures.
     pub fn write(path: impl Into<PathBuf>) -> impl FnOnce(io::Error) -> Self {
         let path = path.into();
-        move |source| match source.kind() {
-            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Self::Full { path },
-            _ if is_of_descriptors(&source) => Self::Descriptors { path },
-            _ => Self::Io { action: "write", path, source },
+        move |source| {
+            let cause = match source.kind() {
+                io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Cause::Full { path },
+                _ if is_of_descriptors(&source) => Cause::Descriptors { path },
+                _ => Cause::Io { action: "write", path, source },
+            };
+            Self::of(cause)
         }
     }
 
     /// Whether everything is as it was before, so that the same may be tried again.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Full { .. } | Self::Descriptors { .. })
+        matches!(self.cause(), Cause::Full { .. } | Cause::Descriptors { .. })
     }
 
     pub fn damaged(path: impl Into<PathBuf>, offset: u64, reason: impl Into<String>) -> Self {
-        Self::Damaged { path: path.into(), offset, reason: reason.into() }
+        Self::of(Cause::Damaged { path: path.into(), offset, reason: reason.into() })
+    }
+
+    pub fn format(path: impl Into<PathBuf>, found: u32, supported: impl Into<String>) -> Self {
+        Self::of(Cause::Format { path: path.into(), found, supported: supported.into() })
+    }
+
+    pub fn foreign(reason: impl Into<String>) -> Self {
+        Self::of(Cause::Foreign(reason.into()))
+    }
+
+    pub fn record(path: impl Into<PathBuf>, sequence: u64, reason: impl ToString) -> Self {
+        Self::of(Cause::Record { path: path.into(), sequence, reason: reason.to_string() })
+    }
+
+    pub fn poisoned(reason: impl Into<String>) -> Self {
+        Self::of(Cause::Poisoned(reason.into()))
+    }
+
+    pub fn stopped(stopped: Stopped) -> Self {
+        Self::of(Cause::Stopped(stopped))
     }
 }
 
@@ -72,14 +109,14 @@ fn is_of_descriptors(error: &io::Error) -> bool {
 impl From<Error> for Wire {
     fn from(error: Error) -> Self {
         let message = error.to_string();
-        match error {
-            Error::Io { .. } => Self::Internal(message),
-            Error::Full { .. } | Error::Descriptors { .. } => Self::Exhausted(message),
-            Error::Damaged { .. } | Error::Record { .. } => Self::DataLoss(message),
-            Error::Format { .. } | Error::Foreign(_) => Self::Precondition(message),
-            Error::Poisoned(_) => Self::unavailable(message),
-            Error::Stopped(Stopped::Blocks(_)) => Self::Exhausted(message),
-            Error::Stopped(Stopped::Deadline | Stopped::Cancelled) => Self::Deadline(message),
+        match *error.0 {
+            Cause::Io { .. } => Self::Internal(message),
+            Cause::Full { .. } | Cause::Descriptors { .. } => Self::Exhausted(message),
+            Cause::Damaged { .. } | Cause::Record { .. } => Self::DataLoss(message),
+            Cause::Format { .. } | Cause::Foreign(_) => Self::Precondition(message),
+            Cause::Poisoned(_) => Self::unavailable(message),
+            Cause::Stopped(Stopped::Blocks(_)) => Self::Exhausted(message),
+            Cause::Stopped(Stopped::Deadline | Stopped::Cancelled) => Self::Deadline(message),
         }
     }
 }

@@ -6,7 +6,7 @@
 //!   consecutive and never go back.
 //! - Nothing above the durable [frontier](crate::mapping::frontier) is ever given to a follower.
 //! - Bytes above the last durable mark may be torn, and are then left out; a bad frame below it is refused by name
-//!   ([`Error::Damaged`]), never skipped.
+//!   ([`Cause::Damaged`]), never skipped.
 //! - A segment belongs to one epoch. A new writer starts its own, whose header names where the one before ends; what
 //!   stands behind that end is no part of the log.
 //! - After a failed write or fsync nothing more is acknowledged ([`writer`]).
@@ -25,4 +25,4 @@ pub mod segment;
 mod tests;
 pub mod writer;
 
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result};

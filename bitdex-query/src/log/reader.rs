@@ -187,7 +187,7 @@ impl LogReader {
     }
 
     fn refused(&self, frame: Frame, reason: String) -> Error {
-        Error::Record { path: self.segment.path.clone(), sequence: frame.sequence, reason }
+        Error::record(self.segment.path.clone(), frame.sequence, reason)
     }
 
     fn advance(&mut self, frame: Frame) {

@@ -92,7 +92,7 @@ impl SegmentHeader {
                 true => {
                     Error::damaged(path, 8, format!("it says that it has format {found}, but is of {SEGMENT_FORMAT}"))
                 }
-                false => Error::Format { path: path.into(), found, supported: SEGMENT_FORMAT.to_string() },
+                false => Error::format(path, found, SEGMENT_FORMAT.to_string()),
             });
         }
         let length = u32_at(bytes, 12).ok_or_else(short)?;

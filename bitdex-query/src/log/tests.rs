@@ -7,7 +7,7 @@ use rand_chacha::ChaCha8Rng;
 use tempfile::TempDir;
 
 use super::{
-    Error,
+    Cause,
     disk::{Disk, RealDisk, publish},
     faults::{EIO, ENOSPC, FaultyDisk},
     frame::FRAME_HEADER,
@@ -161,7 +161,7 @@ fn a_tail_torn_anywhere_is_left_out_above_the_frontier_and_refused_below() {
             assert_eq!((log_end.tail.len(), log_end.torn), (0, (torn.len() - start) as u64));
 
             for error in [store.read(4).unwrap_err(), collect(&mut store.reader(), 4, &mut vec![]).unwrap_err()] {
-                let Error::Damaged { path: named, offset, .. } = &error else { panic!("{error}") };
+                let Cause::Damaged { path: named, offset, .. } = error.cause() else { panic!("{error}") };
                 assert_eq!((named, *offset), (&path, start as u64), "{error}");
             }
         }
@@ -181,7 +181,7 @@ fn a_flipped_bit_below_a_mark_is_refused_by_name_even_if_the_frontier_is_lost() 
         match frame {
             None => {
                 let error = LogReader::open(store.path(), STORE, 1, 1).unwrap_err();
-                assert!(matches!(&error, Error::Damaged { path: named, .. } if *named == path), "{error}");
+                assert!(matches!(error.cause(), Cause::Damaged { path: named, .. } if *named == path), "{error}");
             }
             // The last group: no later one says that it was durable.
             Some(3) => {
@@ -190,7 +190,7 @@ fn a_flipped_bit_below_a_mark_is_refused_by_name_even_if_the_frontier_is_lost() 
             }
             Some(frame) => {
                 let error = store.read(0).unwrap_err();
-                let Error::Damaged { path: named, offset, .. } = &error else { panic!("{error}") };
+                let Cause::Damaged { path: named, offset, .. } = error.cause() else { panic!("{error}") };
                 assert_eq!((named, *offset), (&path, offsets[frame] as u64), "byte {at}: {error}");
             }
         }
@@ -206,7 +206,7 @@ fn a_flipped_bit_below_a_mark_is_refused_by_name_even_if_the_frontier_is_lost() 
     other[crc_at..SEGMENT_HEADER].copy_from_slice(&crc.to_le_bytes());
     fs::write(&path, &other).unwrap();
     let error = LogReader::open(store.path(), STORE, 1, 1).unwrap_err();
-    assert!(matches!(error, Error::Format { .. }), "{error}");
+    assert!(matches!(error.cause(), Cause::Format { .. }), "{error}");
 }
 
 #[test]
@@ -260,8 +260,8 @@ fn after_a_failed_sync_or_write_nothing_more_is_taken_and_no_sync_is_tried_again
         disk.heal();
         let syncs = disk.syncs();
         for _ in 0..3 {
-            assert!(matches!(log.commit(&[payload(2)]), Err(Error::Poisoned(_))));
-            assert!(matches!(log.roll(), Err(Error::Poisoned(_))));
+            assert!(matches!(log.commit(&[payload(2)]).unwrap_err().cause(), Cause::Poisoned(_)));
+            assert!(matches!(log.roll().unwrap_err().cause(), Cause::Poisoned(_)));
         }
         assert!(log.is_poisoned());
         assert_eq!((disk.syncs(), store.frontier.load()), (syncs, 1));
@@ -278,7 +278,7 @@ fn a_full_disk_refuses_the_group_whole_and_the_log_goes_on_once_there_is_room() 
         disk.fail_writes_after(room, ENOSPC);
         for _ in 0..2 {
             let error = log.commit(&[payload(7), payload(8), payload(9)]).unwrap_err();
-            assert!(matches!(error, Error::Full { .. }), "{error}");
+            assert!(matches!(error.cause(), Cause::Full { .. }), "{error}");
         }
         assert_eq!((log.next(), store.frontier.load(), log.is_poisoned()), (2, 1, false));
         disk.heal();

@@ -100,7 +100,7 @@ impl LogWriter {
             frame::encode(&mut self.buffer, sequence, self.options.epoch, self.end.last, payload.as_ref());
         }
         let path = segment_path(&self.options.folder, self.end.number);
-        let Some((file, _)) = &mut self.file else { return Err(Error::Poisoned("there is no segment".into())) };
+        let Some((file, _)) = &mut self.file else { return Err(Error::poisoned("there is no segment")) };
         let result = write_all(&mut **file, &self.buffer).map_err(Error::write(&path)).and_then(|()| {
             let start = std::time::Instant::now();
             file.sync().map_err(Error::io("sync", &path))?;
@@ -154,7 +154,7 @@ impl LogWriter {
 
     fn check_poison(&self) -> Result<()> {
         match &self.poison {
-            Some(reason) => Err(Error::Poisoned(reason.clone())),
+            Some(reason) => Err(Error::poisoned(reason.clone())),
             None => Ok(()),
         }
     }

@@ -149,7 +149,7 @@ impl Drop for Committer {
 }
 
 fn ended() -> Error {
-    Error::Poisoned("the thread that writes the log ended by a fault of ours (see its panic message)".into())
+    Error::poisoned("the thread that writes the log ended by a fault of ours (see its panic message)")
 }
 
 struct Stage {

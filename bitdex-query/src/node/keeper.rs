@@ -25,7 +25,7 @@ use crate::{
     },
     election::Locked,
     log::{
-        Error, Result,
+        Cause, Error, Result,
         segment::{Segment, segment_number, segment_path},
     },
     mapping::{Frontier, slices::step_back},
@@ -241,7 +241,7 @@ impl Keeper {
         let started = Instant::now();
         let Shared { folder, disk, options, .. } = &*self.shared;
         let manifest = self.manifest();
-        let generation = state.loading_generation().ok_or_else(|| Error::Foreign("no load is under way".into()))?;
+        let generation = state.loading_generation().ok_or_else(|| Error::foreign("no load is under way"))?;
         let prepared = manifest.prepared.clone().filter(|prepared| prepared.generation == generation);
         let sequence = manifest.checkpoint.as_ref().map_or(0, |checkpoint| checkpoint.sequence);
         let prepared = prepared.unwrap_or(Prepared { generation, sequence, ..Prepared::default() });
@@ -250,7 +250,7 @@ impl Keeper {
         let built = build(state, disk, folder, manifest.stamp(), &prepared, limits, cancel, &mut |prepared| {
             self.publish(cancel, |manifest| manifest.prepared = Some(prepared)).map_err(|failure| {
                 unpublished = Some(failure);
-                Error::Poisoned("the manifest could not be published".into())
+                Error::poisoned("the manifest could not be published")
             })
         });
         let built = match (built, unpublished) {
@@ -266,7 +266,7 @@ impl Keeper {
 
 /// Whether it is of this file alone.
 fn is_of(error: &Error, file: &Path) -> bool {
-    matches!(error, Error::Io { path, .. } if path == file)
+    matches!(error.cause(), Cause::Io { path, .. } if path == file)
 }
 
 /// What a flush did.
@@ -352,6 +352,6 @@ impl Drop for FailOnUnwind<'_> {
     fn drop(&mut self) {
         let reason = "a thread that keeps the files ended by a fault of ours (see its panic message)";
         // An error means that the node has ended.
-        let _ = self.0.commands.send(Command::Flushed(Err(Failure::Fatal(Error::Poisoned(reason.into())))));
+        let _ = self.0.commands.send(Command::Flushed(Err(Failure::Fatal(Error::poisoned(reason)))));
     }
 }

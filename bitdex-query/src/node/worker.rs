@@ -26,7 +26,7 @@ use super::{
 use crate::{
     election::{self, LockGuard, publish_address},
     log::{
-        Error, Result,
+        Cause, Error, Result,
         disk::publish,
         reader::{Apply, Followed, LogEnd, LogReader},
         segment::{SegmentEnd, segment_path},
@@ -175,7 +175,7 @@ impl Worker {
                 ControlFlow::Break(()) => return Ok(()),
                 ControlFlow::Continue(lock) => match self.take_over(lock) {
                     Ok(taken) => writing = Some(taken),
-                    Err(error @ Error::Foreign(_)) => return Err(error),
+                    Err(error) if matches!(error.cause(), Cause::Foreign(_)) => return Err(error),
                     // Were this the end, each process in turn would end for the same cause, and none would be left to
                     // answer queries.
                     Err(error) => self.stay_follower(&error),
@@ -409,7 +409,7 @@ impl Worker {
             manifest.check_definition(self.shared.folder.root(), &schema.index, &schema.hash)?;
             let store = self.state.store();
             if !store.is_empty() && store != format!("{:032x}", manifest.store) {
-                return Err(Error::Foreign(format!(
+                return Err(Error::foreign(format!(
                     "the data folder {} now holds store {:032x}, this process serves store {store}: restart it",
                     self.shared.folder.root().display(),
                     manifest.store
@@ -461,10 +461,8 @@ impl Worker {
         let (end, frontier) = self.read_to_end(&manifest)?;
         // Before they are made durable: a record that cannot be applied must not be.
         for (sequence, payload) in (end.durable.last + 1..).zip(&end.tail) {
-            Replay::new(self).apply_one(sequence, payload).map_err(|reason| Error::Record {
-                path: segment_path(self.shared.folder.root(), end.durable.number),
-                sequence,
-                reason,
+            Replay::new(self).apply_one(sequence, payload).map_err(|reason| {
+                Error::record(segment_path(self.shared.folder.root(), end.durable.number), sequence, reason)
             })?;
         }
         // The files of the manifest that this process goes on from.
@@ -527,7 +525,7 @@ impl Worker {
             return Err(self.missing_files(manifest));
         }
         let Some(Follower { reader, frontier }) = self.follower.take() else {
-            return Err(Error::Foreign("the log is not open".into()));
+            return Err(Error::foreign("the log is not open"));
         };
         let durable = manifest.durable(frontier.load());
         let behind = durable.saturating_sub(self.state.sequence());
@@ -637,7 +635,7 @@ impl<'a> Replay<'a> {
     }
 
     fn refused(&self, sequence: u64, reason: String) -> Error {
-        Error::Record { path: self.worker.shared.folder.root().into(), sequence, reason }
+        Error::record(self.worker.shared.folder.root(), sequence, reason)
     }
 
     /// Works out what the records behind it left; only then is the state a version.

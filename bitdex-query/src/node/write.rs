@@ -28,7 +28,7 @@ use super::{
 use crate::{
     election::LockGuard,
     log::{
-        Error, Result,
+        Cause, Error, Result,
         segment::{SegmentEnd, segment_path},
         writer::LogWriter,
     },
@@ -226,7 +226,7 @@ impl Writing {
                 }
             }
             Command::Wake => {}
-            Command::Refused { poisoned: Some(reason), .. } => return Err(Error::Poisoned(reason)),
+            Command::Refused { poisoned: Some(reason), .. } => return Err(Error::poisoned(reason)),
             Command::Refused { era, poisoned: None } => self.go_back(worker, era)?,
             Command::Adopt(files) => {
                 worker.state.adopt(Arc::clone(&files))?;
@@ -251,7 +251,7 @@ impl Writing {
                     Err(Failure::Cancelled) => self.broken_off += 1,
                     Err(Failure::Again(error)) => {
                         // What is damaged stays so until the files change.
-                        let passes = !matches!(error, Error::Damaged { .. });
+                        let passes = !matches!(error.cause(), Cause::Damaged { .. });
                         self.compactable = passes.then(|| Instant::now() + COMPACT_AGAIN);
                         metrics::counter!("bitdex_compaction_failures_total").increment(1);
                         tracing::warn!(%error, "a segment could not be compacted");
@@ -365,11 +365,10 @@ impl Writing {
                     unsettled = Unsettled::default();
                     for record in &records {
                         let sequence = worker.state.sequence() + 1;
-                        worker.state.take(sequence, record, &mut unsettled).map_err(|error| Error::Record {
-                            path: worker.shared.folder.root().into(),
-                            sequence,
-                            reason: error.to_string(),
-                        })?;
+                        worker
+                            .state
+                            .take(sequence, record, &mut unsettled)
+                            .map_err(|error| Error::record(worker.shared.folder.root(), sequence, error))?;
                     }
                     group.answers.push((waiting, Err(error)));
                 }
@@ -504,11 +503,10 @@ impl Writing {
     /// Logs a record that closes a segment.
     fn log(&mut self, worker: &mut Worker, record: &wire::Record, waiting: Vec<Waiting>) -> Result<()> {
         let sequence = worker.state.sequence() + 1;
-        worker.state.apply(sequence, record).map_err(|error| Error::Record {
-            path: worker.shared.folder.root().into(),
-            sequence,
-            reason: error.to_string(),
-        })?;
+        worker
+            .state
+            .apply(sequence, record)
+            .map_err(|error| Error::record(worker.shared.folder.root(), sequence, error))?;
         let cursor = worker.state.cursor("postgres");
         self.committer.send(Group {
             era: self.era,
@@ -658,7 +656,7 @@ impl Writing {
         let Self { committer, keeper, files, frontier, store, lock, .. } = self;
         let log = committer.finish()?;
         if log.is_poisoned() {
-            return Err(Error::Poisoned("the log could not be written".into()));
+            return Err(Error::poisoned("the log could not be written"));
         }
         worker.state = State::clone(&shared.current.load());
         worker.state.adopt(files)?;
@@ -723,11 +721,8 @@ pub(super) fn write_genesis(worker: &mut Worker, log: &mut LogWriter, store: u12
     let definition_hash = worker.shared.options.schema.hash.clone();
     let genesis = wire::Genesis { store: format!("{store:032x}"), definition_hash };
     let record = wire::Record { kind: Some(Kind::Genesis(genesis)) };
-    worker.state.apply(log.next(), &record).map_err(|error| Error::Record {
-        path: segment_path(worker.shared.folder.root(), log.end().number),
-        sequence: log.next(),
-        reason: error.to_string(),
-    })?;
+    let path = segment_path(worker.shared.folder.root(), log.end().number);
+    worker.state.apply(log.next(), &record).map_err(|error| Error::record(path, log.next(), error))?;
     log.commit(&[record.encode_to_vec()])?;
     worker.shared.publish(&worker.state);
     Ok(())

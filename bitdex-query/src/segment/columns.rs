@@ -103,6 +103,7 @@ pub struct Column {
     inner: Vec<BlockBounds>,
     /// The smallest code and the largest.
     span: Option<(u64, u64)>,
+    whole: SegmentBounds,
     values: usize,
     codes: Part,
     order: Part,
@@ -124,6 +125,40 @@ pub struct BlockBounds {
 
 impl BlockBounds {
     pub const NONE: Self = Self { count: 0, min: u64::MAX, max: 0 };
+
+    /// Of what either holds.
+    pub fn with(self, other: Self) -> Self {
+        match (self.count, other.count) {
+            (0, _) => other,
+            (_, 0) => self,
+            (one, another) => Self { count: one + another, min: self.min.min(other.min), max: self.max.max(other.max) },
+        }
+    }
+}
+
+/// Of a whole segment.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SegmentBounds {
+    /// Without outliers.
+    pub inner: BlockBounds,
+    /// The greatest code of an outlier.
+    pub outlier: Option<u64>,
+}
+
+impl SegmentBounds {
+    pub const NONE: Self = Self { inner: BlockBounds::NONE, outlier: None };
+
+    /// Whether a code may lie from `first` to `last`.
+    pub fn reach_into(&self, first: u64, last: u64) -> bool {
+        let SegmentBounds { inner, outlier } = self;
+        inner.count > 0 && inner.min <= last && (first <= inner.max || outlier.is_some_and(|most| first <= most))
+    }
+
+    /// Whether all codes lie from `first` to `last`.
+    pub fn lie_within(&self, first: u64, last: u64) -> bool {
+        let SegmentBounds { inner, outlier } = self;
+        first <= inner.min && inner.max <= last && outlier.is_none_or(|most| most <= last)
+    }
 }
 
 impl Column {
@@ -156,13 +191,18 @@ impl Column {
         let peaks = Peaks::open(pack, field, heads.len())?;
         let limit = |n: usize| tops.as_ref().and_then(|tops| tops.limit(n));
         let inner = |(n, head): (usize, &Head)| BlockBounds { max: limit(n).unwrap_or(head.max), ..head.bounds() };
-        let inner = heads.iter().enumerate().map(inner).collect();
+        let inner: Vec<_> = heads.iter().enumerate().map(inner).collect();
+        let whole = SegmentBounds {
+            inner: inner.iter().copied().fold(BlockBounds::NONE, BlockBounds::with),
+            outlier: tops.as_ref().and_then(Tops::most),
+        };
         Ok(Some(Self {
             section,
             segment,
             heads,
             inner,
             span,
+            whole,
             values: values as usize,
             codes,
             order,
@@ -205,6 +245,11 @@ impl Column {
     pub fn inner_bounds(&self, block: u16) -> BlockBounds {
         let n = block.checked_sub(self.first_block());
         n.and_then(|n| self.inner.get(usize::from(n))).copied().unwrap_or(BlockBounds::NONE)
+    }
+
+    /// Bounds of the codes of all blocks.
+    pub fn whole_bounds(&self) -> SegmentBounds {
+        self.whole
     }
 
     /// The codes of a whole block, decoded into `codes` (65 536 of them; of ids without a value: anything).

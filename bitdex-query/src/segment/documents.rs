@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     log::{Error, Result},
-    mapping::ahead::LINE,
+    mapping::ahead::{LINE, fetch},
     store::pack::{Pack, PackWriter, Section, SectionId, SectionKind},
 };
 
@@ -111,7 +111,7 @@ impl DocumentsWriter {
         }
         let end = self.length + record as u64 - self.start;
         let Ok(end) = u32::try_from(end) else {
-            return Err(Error::Foreign(format!("the rows of document {id} and those next to it exceed 4 GiB")));
+            return Err(Error::foreign(format!("the rows of document {id} and those next to it exceed 4 GiB")));
         };
         let before = (self.length - self.start) as u32;
         self.open.resize(within(id) % GROUP, before);
@@ -245,10 +245,26 @@ impl Documents {
         Ok(Some(slots))
     }
 
-    /// Reads a byte of each cache line of what [`Documents::get`] reads; answers with their sum, which means nothing.
-    pub fn touch(&self, id: u32) -> Result<u64> {
-        let record = self.record(id)?.unwrap_or_default();
-        Ok(record.iter().step_by(LINE).map(|byte| u64::from(*byte)).sum())
+    /// Asks for what tells where the ends of an id's group lie.
+    pub fn fetch_group(&self, id: u32) {
+        if let Ok(group) = self.groups.slice::<Group>(&self.index, within(id) / GROUP, 1) {
+            group.iter().for_each(fetch);
+        }
+    }
+
+    /// Asks for what tells where the record of an id ends.
+    pub fn fetch_ends(&self, id: u32) {
+        if let Ok(group) = self.groups.get::<Group>(&self.index, within(id) / GROUP) {
+            let at = group.ends as usize + within(id) % GROUP * (group.width as usize / 2);
+            self.ends.slice::<u16>(&self.index, at, 1).unwrap_or_default().iter().for_each(fetch);
+        }
+    }
+
+    /// Asks for the record of an id.
+    pub fn fetch_record(&self, id: u32) {
+        if let Ok(Some(record)) = self.record(id) {
+            record.chunks(LINE).filter_map(<[u8]>::first).for_each(fetch);
+        }
     }
 
     /// One of them.

@@ -7,6 +7,8 @@
 //! deltas   u8…u64 each   number minus base; each group filled up with zeros to a multiple of 8 bytes
 //! ```
 
+use std::sync::OnceLock;
+
 use bytemuck::AnyBitPattern;
 
 use super::parts::Part;
@@ -68,18 +70,40 @@ impl KeysWriter {
     pub(super) fn finish(mut self) -> Result<(Vec<u64>, Vec<u32>, Vec<u8>)> {
         self.close();
         if self.deltas.len() / 8 > u32::MAX as usize / 4 {
-            return Err(Error::Foreign("a file would have more keys than its format can tell apart".into()));
+            return Err(Error::foreign("a file would have more keys than its format can tell apart"));
         }
         Ok((self.bases, self.groups, self.deltas))
     }
 }
 
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug)]
 pub(super) struct Keys {
     bases: Part,
     groups: Part,
     deltas: Part,
     count: usize,
+    ends: OnceLock<Option<Ends>>,
+}
+
+/// The first base and the last, and how many there are for each number between these.
+#[derive(Debug, Clone, Copy)]
+struct Ends {
+    first: u64,
+    last: u64,
+    density: f64,
+}
+
+impl Ends {
+    fn of(bases: &[u64]) -> Option<Self> {
+        let (first, last) = (*bases.first()?, *bases.last()?);
+        Some(Self { first, last, density: (bases.len() - 1) as f64 / last.saturating_sub(first).max(1) as f64 })
+    }
+
+    /// Which base is the last that is not above a key, if they are evenly spread; `None` where the key is not between
+    /// their ends.
+    fn guess(&self, key: u64) -> Option<usize> {
+        (self.first <= key && key < self.last).then(|| ((key - self.first) as f64 * self.density) as usize)
+    }
 }
 
 impl Keys {
@@ -91,7 +115,7 @@ impl Keys {
         if bases.len() != full * 8 || groups.len() != full * 4 || deltas.len() < count {
             return Err(damaged());
         }
-        Ok(Self { bases, groups, deltas, count })
+        Ok(Self { bases, groups, deltas, count, ends: OnceLock::new() })
     }
 
     pub(super) fn len(&self) -> usize {
@@ -110,23 +134,27 @@ impl Keys {
         }
     }
 
-    /// Asks for what tells where to look first.
-    pub(super) fn fetch_ends(&self, section: &Section) -> Result<()> {
-        let bases = self.bases.all::<u64>(section)?;
-        bases.first().into_iter().chain(bases.last()).for_each(fetch);
-        Ok(())
-    }
-
     /// Asks for what tells which group a key is in.
     pub(super) fn fetch_bases(&self, section: &Section, key: u64) -> Result<()> {
         let bases = self.bases.all::<u64>(section)?;
-        guess(bases, key).and_then(|guess| bases.get(guess)).into_iter().for_each(fetch);
+        let guess = self.ends(bases).and_then(|ends| ends.guess(key));
+        guess.and_then(|guess| bases.get(guess)).into_iter().for_each(fetch);
         Ok(())
     }
 
     /// The group of a key; `None`: all keys are above it.
     pub(super) fn group_of(&self, section: &Section, key: u64) -> Result<Option<usize>> {
-        Ok(not_above(self.bases.all::<u64>(section)?, key).checked_sub(1))
+        let bases = self.bases.all::<u64>(section)?;
+        let Some(ends) = self.ends(bases).filter(|ends| ends.first <= key) else { return Ok(None) };
+        Ok(match ends.guess(key) {
+            Some(guess) => not_above(bases, key, guess).checked_sub(1),
+            None => Some(bases.len() - 1),
+        })
+    }
+
+    /// Of these bases, which are always the same ones.
+    fn ends(&self, bases: &[u64]) -> Option<Ends> {
+        *self.ends.get_or_init(|| Ends::of(bases))
     }
 
     /// Asks for what tells where a group lies.
@@ -180,6 +208,10 @@ impl Keys {
 }
 
 fn search<T: Copy + Into<u64> + AnyBitPattern>(deltas: &[T], delta: u64) -> Result<usize, usize> {
+    // Where there are no gaps.
+    if deltas.get(delta as usize).is_some_and(|one| (*one).into() == delta) {
+        return Ok(delta as usize);
+    }
     let at = deltas.partition_point(|one| (*one).into() < delta);
     match deltas.get(at) {
         Some(&one) if one.into() == delta => Ok(at),
@@ -187,33 +219,20 @@ fn search<T: Copy + Into<u64> + AnyBitPattern>(deltas: &[T], delta: u64) -> Resu
     }
 }
 
-/// Where a key would be if these ascending numbers were evenly spread; `None` where it is not between their ends.
-fn guess(bases: &[u64], key: u64) -> Option<usize> {
-    let (first, last) = (*bases.first()?, *bases.last()?);
-    if key < first || key >= last {
-        return None;
-    }
-    let share = (key - first) as f64 / (last - first) as f64;
-    Some(((share * (bases.len() - 1) as f64) as usize).min(bases.len() - 1))
-}
-
-/// How many of these ascending numbers are not above `key`. Begins where the key would be if they were evenly spread.
-fn not_above(bases: &[u64], key: u64) -> usize {
-    let Some(guess) = guess(bases, key) else {
-        return if bases.last().is_some_and(|last| key >= *last) { bases.len() } else { 0 };
-    };
-    let not_above = |at: usize| bases.get(at).is_some_and(|base| *base <= key);
+/// How many of these ascending numbers are not above `key`: about `guess`, from which it begins.
+fn not_above(bases: &[u64], key: u64, guess: usize) -> usize {
+    let is = |at: usize| bases.get(at).is_some_and(|base| *base <= key);
     let mut step = 1;
-    let (low, high) = if not_above(guess) {
+    let (low, high) = if is(guess) {
         let mut low = guess;
-        while not_above(low + step) {
+        while is(low + step) {
             low += step;
             step *= 2;
         }
         (low, (low + step).min(bases.len()))
     } else {
         let mut high = guess;
-        while high > step && !not_above(high - step) {
+        while high > step && !is(high - step) {
             high -= step;
             step *= 2;
         }

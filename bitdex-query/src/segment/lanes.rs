@@ -3,6 +3,7 @@
 //! all lanes of a block stand side by side: most searches need no more of most lanes.
 
 use super::BLOCK_BITS;
+use crate::mapping::ahead::fetch;
 
 /// Ids of a lane.
 pub const LANE: usize = 1024;
@@ -139,6 +140,12 @@ impl Lane {
     pub fn find(&self, id: u16) -> Option<usize> {
         let (rank, is_said) = self.rank(id);
         is_said.then_some(rank)
+    }
+
+    /// Asks for what tells whether an id is spoken of.
+    #[inline]
+    pub fn fetch(&self, id: u16) {
+        fetch(&self.said[place(id).0]);
     }
 
     #[inline]

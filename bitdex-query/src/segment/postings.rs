@@ -294,7 +294,7 @@ impl PostingsWriter {
         let most = [self.texts.len(), self.few.len(), self.directories.len(), self.arrays.len() / 4, self.bits.len()];
         if most.into_iter().any(|length| length > u32::MAX as usize) {
             let field = self.field;
-            return Err(Error::Foreign(format!("the sets of field {field} are larger than one file can hold")));
+            return Err(Error::foreign(format!("the sets of field {field} are larger than one file can hold")));
         }
         if self.text {
             self.offsets.push(self.texts.len() as u32);

@@ -95,7 +95,7 @@ impl Segment {
             return Err(section.damaged(0, "it has no header"));
         };
         if header.spec != fingerprint(spec) {
-            return Err(Error::Foreign(format!(
+            return Err(Error::foreign(format!(
                 "segment {} was built for another definition than the manifest's: {}",
                 header.number,
                 path.display()

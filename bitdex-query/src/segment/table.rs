@@ -93,7 +93,7 @@ impl PlaceWriter {
     fn finish(mut self, pack: &mut PackWriter) -> Result<()> {
         self.close();
         if self.ends.len() > u32::MAX as usize {
-            return Err(Error::Foreign("a file would have more rows than its format can tell apart".into()));
+            return Err(Error::foreign("a file would have more rows than its format can tell apart"));
         }
         let count = self.keys.len() as u64;
         let (bases, groups, deltas) = self.keys.finish()?;
@@ -131,7 +131,7 @@ impl TableWriter {
         }
         self.length += row.map_or(0, <[u8]>::len) as u64;
         let Ok(end) = u32::try_from(self.length - last.start) else {
-            return Err(Error::Foreign(format!("the row of key {key} and those next to it exceed 4 GiB")));
+            return Err(Error::foreign(format!("the row of key {key} and those next to it exceed 4 GiB")));
         };
         last.keys.push(code(key));
         if row.is_none() {

@@ -19,7 +19,7 @@ use super::{
 };
 use crate::{
     log::{
-        Error, Result,
+        Cause, Result,
         disk::{Disk, RealDisk},
     },
     store::pack::{Pack, PackKind, PackWriter, SectionId, SectionKind},
@@ -96,7 +96,7 @@ fn open(path: &Path) -> Arc<Pack> {
 fn intact<T>(result: Result<T>) -> Option<T> {
     match result {
         Ok(read) => Some(read),
-        Err(Error::Damaged { .. }) => None,
+        Err(error) if matches!(error.cause(), Cause::Damaged { .. }) => None,
         Err(error) => panic!("{error}"),
     }
 }

@@ -150,6 +150,11 @@ impl Tops {
         self.heads.get(n).map(|head| head.limit)
     }
 
+    /// The greatest code of an outlier.
+    pub(super) fn most(&self) -> Option<u64> {
+        self.heads.iter().filter(|head| head.count > 0).map(|head| head.most).max()
+    }
+
     /// `n`: of its segment.
     pub fn block(&self, n: usize) -> Result<Option<BlockTops<'_>>> {
         let Some(head) = self.heads.get(n) else { return Ok(None) };

@@ -28,12 +28,8 @@ pub(crate) fn values<'a>(
     fields: &[FieldId],
     emit: &mut impl FnMut(FieldId, ValueRef<'a>),
 ) -> Result<()> {
-    let document = Document { layout, slots, lookups, id };
-    let mut row = Columns::new();
-    for field in fields {
-        document.emit(*field, &mut row, emit)?;
-    }
-    Ok(())
+    let mut document = Document::new(layout, slots, lookups, id);
+    fields.iter().try_for_each(|field| document.each(*field, &mut |value| emit(*field, value)))
 }
 
 /// The column of the row that a path reaches from `key`, which is that of the row at `position` on the path.
@@ -88,14 +84,20 @@ pub(crate) fn broken(layout: &Layout, place: Place, key: i64, row: &[u8]) -> Err
 /// The columns of the document's row, as far as they were read.
 type Columns<'a> = SmallVec<[Option<ValueRef<'a>>; 16]>;
 
-struct Document<'d, L> {
+/// The rows of a document, by slot (that of the document source is there), to compute its values from.
+pub(crate) struct Document<'d, L> {
     layout: &'d Layout,
     slots: &'d [Option<&'d [u8]>],
     lookups: &'d L,
     id: u32,
+    columns: Columns<'d>,
 }
 
 impl<'d, L: Lookups> Document<'d, L> {
+    pub(crate) fn new(layout: &'d Layout, slots: &'d [Option<&'d [u8]>], lookups: &'d L, id: u32) -> Self {
+        Self { layout, slots, lookups, id, columns: Columns::new() }
+    }
+
     fn broken(&self, place: Place, row: &[u8]) -> Error {
         broken(self.layout, place, self.id.into(), row)
     }
@@ -104,17 +106,13 @@ impl<'d, L: Lookups> Document<'d, L> {
         self.layout.slot(place).and_then(|slot| self.slots.get(slot).copied().flatten())
     }
 
-    fn emit(
-        &self,
-        field: FieldId,
-        columns: &mut Columns<'d>,
-        emit: &mut impl FnMut(FieldId, ValueRef<'d>),
-    ) -> Result<()> {
+    /// Calls `emit` with each value of a field: of many, ascending and without duplicates.
+    pub(crate) fn each(&mut self, field: FieldId, emit: &mut impl FnMut(ValueRef<'d>)) -> Result<()> {
         match &self.layout.fields[field].origin {
             Origin::Members { source } => {
                 let place = *source as Place;
                 let Some(row) = self.row(place) else { return Ok(()) };
-                Input(row).each_value(&mut |value| emit(field, value)).map_err(|Broken| self.broken(place, row))
+                Input(row).each_value(emit).map_err(|Broken| self.broken(place, row))
             }
             Origin::Through { members, path, column } => {
                 let place = *members as Place;
@@ -131,29 +129,28 @@ impl<'d, L: Lookups> Document<'d, L> {
                 }
                 reached.sort_unstable();
                 reached.dedup();
-                reached.into_iter().for_each(|value| emit(field, value));
+                reached.into_iter().for_each(emit);
                 Ok(())
             }
             Origin::External => {
                 let place = self.layout.external(field);
                 let Some(row) = self.row(place) else { return Ok(()) };
-                Input(row).each_of_field(&mut |value| emit(field, value)).map_err(|Broken| self.broken(place, row))
+                Input(row).each_of_field(emit).map_err(|Broken| self.broken(place, row))
             }
             _ => {
-                if let Some(value) = self.scalar(field, columns)? {
-                    emit(field, value);
-                }
+                self.scalar(field)?.into_iter().for_each(emit);
                 Ok(())
             }
         }
     }
 
     /// The value of a field of one.
-    fn scalar(&self, field: FieldId, columns: &mut Columns<'d>) -> Result<Option<ValueRef<'d>>> {
-        match &self.layout.fields[field].origin {
+    pub(crate) fn scalar(&mut self, field: FieldId) -> Result<Option<ValueRef<'d>>> {
+        let layout = self.layout;
+        match &layout.fields[field].origin {
             Origin::Key => Ok(Some(ValueRef::Int(self.id.into()))),
-            Origin::Document { column } => self.column(*column, columns),
-            Origin::Lookup { by, path, column } => match self.column(*by, columns)? {
+            Origin::Document { column } => self.column(*column),
+            Origin::Lookup { by, path, column } => match self.column(*by)? {
                 Some(key) => follow(self.layout, self.lookups, path, 0, *column, key),
                 None => Ok(None),
             },
@@ -166,23 +163,23 @@ impl<'d, L: Lookups> Document<'d, L> {
                 let Some(row) = self.row(place) else { return Ok(None) };
                 Input(row).optional_ref().map_err(|Broken| self.broken(place, row))
             }
-            Origin::Derived { function, inputs } => derive(*function, inputs, &mut |input| self.scalar(input, columns)),
+            Origin::Derived { function, inputs } => derive(*function, inputs, &mut |input| self.scalar(input)),
             // Fields of many have no place among the inputs of others.
             Origin::Members { .. } | Origin::Through { .. } => Ok(None),
         }
     }
 
     /// A column of the document's row, all of which is decoded once.
-    fn column(&self, column: usize, columns: &mut Columns<'d>) -> Result<Option<ValueRef<'d>>> {
-        if columns.is_empty()
+    fn column(&mut self, column: usize) -> Result<Option<ValueRef<'d>>> {
+        if self.columns.is_empty()
             && let Some(row) = self.row(DOCUMENT_SOURCE as Place)
         {
             let mut input = Input(row);
             while !input.is_empty() {
-                columns.push(input.optional_ref().map_err(|Broken| self.broken(DOCUMENT_SOURCE as Place, row))?);
+                self.columns.push(input.optional_ref().map_err(|Broken| self.broken(DOCUMENT_SOURCE as Place, row))?);
             }
         }
-        Ok(columns.get(column).copied().flatten())
+        Ok(self.columns.get(column).copied().flatten())
     }
 }
 

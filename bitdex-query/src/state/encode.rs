@@ -86,6 +86,13 @@ pub(crate) fn put_field(out: &mut Vec<u8>, value: &FieldValue) {
     }
 }
 
+/// Of eight bytes the lower seven bits each, side by side.
+fn joined(bytes: u64) -> u64 {
+    let pairs = bytes & 0x007f_007f_007f_007f | (bytes & 0x7f00_7f00_7f00_7f00) >> 1;
+    let fours = pairs & 0x0000_3fff_0000_3fff | (pairs & 0x3fff_0000_3fff_0000) >> 2;
+    fours & 0x0fff_ffff | (fours & 0x0fff_ffff_0000_0000) >> 4
+}
+
 /// Reads what the functions above wrote. Never trusts a length beyond the bytes that are there.
 #[derive(Debug)]
 pub(crate) struct Input<'a>(pub(crate) &'a [u8]);
@@ -101,7 +108,27 @@ impl<'a> Input<'a> {
         Ok(*first)
     }
 
+    #[inline]
     pub(crate) fn number(&mut self) -> Result<u64, Broken> {
+        if let Some((byte, rest)) = self.0.split_first()
+            && *byte < 0x80
+        {
+            self.0 = rest;
+            return Ok((*byte).into());
+        }
+        if let Some(bytes) = self.0.first_chunk::<8>() {
+            let word = u64::from_le_bytes(*bytes);
+            let ends = !word & 0x8080_8080_8080_8080;
+            if ends != 0 {
+                let length = ends.trailing_zeros() / 8 + 1;
+                self.0 = self.0.get(length as usize..).ok_or(Broken)?;
+                return Ok(joined(word & u64::MAX >> (64 - 8 * length)));
+            }
+        }
+        self.long_number()
+    }
+
+    fn long_number(&mut self) -> Result<u64, Broken> {
         let mut number = 0;
         for shift in (0..64).step_by(7) {
             let byte = self.byte()?;

@@ -71,6 +71,8 @@ pub(crate) struct Layout {
     spec: Spec,
     /// By slot.
     slots: Vec<Place>,
+    /// By place: its slot, where it has one.
+    slot_of: Vec<Option<usize>>,
     /// By place of a source or an external field: indexed fields that may change with one of its rows.
     fed: Vec<Vec<FieldId>>,
     /// By field: the slots that its value is computed from.
@@ -114,9 +116,9 @@ impl Layout {
             .collect();
         let ways = vec![Vec::new(); schema.sources.len()];
         let spec = Spec { slots: 0, fields: Vec::new() };
-        let (slots, fed, inputs, indexed, single, named) = Default::default();
+        let (slots, slot_of, fed, inputs, indexed, single, named) = Default::default();
         let mut layout =
-            Self { schema, fields, ways, hops: Vec::new(), spec, slots, fed, inputs, indexed, single, named };
+            Self { schema, fields, ways, hops: Vec::new(), spec, slots, slot_of, fed, inputs, indexed, single, named };
         for field in &layout.schema.clone().fields {
             match &field.origin {
                 Origin::Lookup { by, path, .. } => layout.lead_back(&Origin::Document { column: *by }, path),
@@ -139,6 +141,7 @@ impl Layout {
         let of_sources = (0..sources).filter(|source| self.is_of_document(*source));
         let external = schema.fields.iter().enumerate().filter(|(_, field)| field.origin == Origin::External);
         self.slots = of_sources.chain(external.map(|(field, _)| sources + field)).map(|place| place as Place).collect();
+        self.slot_of = (0..self.places() as Place).map(|place| self.slots.binary_search(&place).ok()).collect();
         let fields = self.fields.iter().enumerate().map(|(id, slot)| {
             let field = schema.fields.get(id);
             let ty = match (field, &slot.origin) {
@@ -327,7 +330,7 @@ impl Layout {
 
     /// Number of the places keyed by document among all places, in the order of their numbers.
     pub(crate) fn slot(&self, place: Place) -> Option<usize> {
-        self.slots.binary_search(&place).ok()
+        self.slot_of.get(usize::from(place)).copied().flatten()
     }
 
     /// The place of a slot.

@@ -15,6 +15,7 @@ mod known_terms;
 pub(crate) mod layer;
 pub(crate) mod layout;
 mod parallel;
+mod recent;
 mod rows;
 mod settle;
 mod sorted;
@@ -33,8 +34,9 @@ pub use checkpoint::{Flushed, write_checkpoint};
 pub use decoded::Decoded;
 pub use files::Files;
 pub(crate) use layout::Layout;
+pub(crate) use recent::Recent;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Operand, Raised};
+pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Operand, ROWS_AHEAD, Raised};
 
 use layer::Layer;
 use layout::Place;
@@ -189,7 +191,7 @@ impl State {
         let (sequence, held) = (files.sequence(), self.header.sequence);
         let at_least = self.files.sequence();
         if sequence > held || sequence < at_least {
-            return Err(crate::log::Error::Foreign(format!(
+            return Err(crate::log::Error::foreign(format!(
                 "files of record {sequence} do not fit a state of record {held} over files of record {at_least}"
             )));
         }

@@ -250,7 +250,7 @@ fn a_load_replaces_postgres_rows_and_keeps_the_others() {
 
 fn document_of(state: &State, id: u32) -> Vec<FieldValue> {
     let fields: Vec<_> = (0..state.schema().fields.len()).collect();
-    state.document(id).unwrap().unwrap().values(&fields).unwrap()
+    state.document_reader(&fields).values(id).unwrap().unwrap()
 }
 
 /// Rows as COPY … (FORMAT binary) gives them.

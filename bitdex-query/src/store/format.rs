@@ -27,7 +27,7 @@ pub fn check_up_to(path: &Path, found: u32, newest: u32) -> Result<()> {
         return Ok(());
     }
     let supported = if newest > OLDEST { format!("{OLDEST} to {newest}") } else { newest.to_string() };
-    Err(Error::Format { path: path.into(), found, supported })
+    Err(Error::format(path, found, supported))
 }
 
 /// What every file of a store bears. A bare store id stands for the newest format.

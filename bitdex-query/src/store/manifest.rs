@@ -130,7 +130,7 @@ impl Manifest {
         if self.definition == definition {
             return Ok(());
         }
-        Err(Error::Foreign(format!(
+        Err(Error::foreign(format!(
             "the data folder {} holds a store of definition {}, but index {index} of definition {definition} was given: \
              give the definition that the store was made with, or give the new one an empty folder and load it",
             folder.display(),

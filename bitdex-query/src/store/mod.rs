@@ -56,14 +56,14 @@ impl Folder {
             Ok(found) if found.is_dir() => {}
             Ok(_) => {
                 let path = root.display();
-                return Err(Error::Foreign(format!("{path} is not a folder: give --data the folder of a store")));
+                return Err(Error::foreign(format!("{path} is not a folder: give --data the folder of a store")));
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound && create => {
                 fs::create_dir_all(&root).map_err(Error::io("make the data folder", &root))?;
             }
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 let path = root.display();
-                return Err(Error::Foreign(format!("there is no folder {path}: give --data the folder of a store")));
+                return Err(Error::foreign(format!("there is no folder {path}: give --data the folder of a store")));
             }
             Err(error) => return Err(Error::io("open the data folder", &root)(error)),
         }
@@ -90,7 +90,7 @@ impl Folder {
             return Ok(manifest);
         }
         self.refuse_remains()?;
-        Err(Error::Foreign(format!("the data folder {} holds no store: it has no MANIFEST", self.root.display())))
+        Err(Error::foreign(format!("the data folder {} holds no store: it has no MANIFEST", self.root.display())))
     }
 
     pub fn frontier(&self) -> PathBuf {
@@ -155,7 +155,7 @@ impl Folder {
     /// An error where there is more of a store than a folder without a manifest can have.
     pub fn refuse_remains(&self) -> Result<()> {
         self.remains()?.map_or(Ok(()), |name| {
-            Err(Error::Foreign(format!(
+            Err(Error::foreign(format!(
                 "the data folder {} has {name} but no MANIFEST: restore the manifest, or empty the folder and load again",
                 self.root.display()
             )))
@@ -214,7 +214,7 @@ fn check_file_system(root: &Path, kind: u64) -> Result<()> {
     // The kernel's field is signed on some machines.
     match REFUSED.iter().find(|(magic, _)| *magic == kind & 0xffff_ffff) {
         None => Ok(()),
-        Some((_, name)) => Err(Error::Foreign(format!(
+        Some((_, name)) => Err(Error::foreign(format!(
             "the data folder {} is on {name}, which keeps neither locks nor mapped files as the store needs them: use a \
              local or block volume (ext4, xfs)",
             root.display()
@@ -225,6 +225,7 @@ fn check_file_system(root: &Path, kind: u64) -> Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::Cause;
 
     #[test]
     fn network_file_systems_are_refused_by_name() {
@@ -240,7 +241,7 @@ mod tests {
         let root = parent.path().join("a/b");
         let refused = |path: &Path, create, why: &str| {
             let error = Folder::open(path, create).unwrap_err();
-            assert!(matches!(&error, Error::Foreign(told) if told.contains(why)), "{error:?}");
+            assert!(matches!(error.cause(), Cause::Foreign(told) if told.contains(why)), "{error:?}");
             assert!(error.to_string().contains(&*path.to_string_lossy()), "{error}");
         };
         refused(&root, false, "there is no folder");

@@ -59,7 +59,7 @@ pub fn raise(folder: &Folder, patience: Duration) -> Result<u32> {
         }
         if Instant::now() > deadline {
             remove(&RealDisk, &folder.raise())?;
-            return Err(Error::Foreign(format!(
+            return Err(Error::foreign(format!(
                 "the writer of {} did not raise its format to {} within {} s: its release may not know that format; \
                  replace every pod by this release first, then try again",
                 folder.root().display(),

@@ -242,11 +242,13 @@ fn a_watch_ends_a_query() {
             }
         }
     });
-    assert!(matches!(stopped, crate::log::Error::Stopped(Stopped::Cancelled)), "{stopped}");
+    assert!(matches!(stopped.cause(), crate::log::Cause::Stopped(Stopped::Cancelled)), "{stopped}");
     assert!((10_000..12_000).contains(&steps), "{steps}");
 
     let passed = watched(Watch { max_blocks: Some(2), ..Watch::default() }, || {
-        (0..1_000_000).position(|_| matches!(step(), Err(crate::log::Error::Stopped(Stopped::Blocks(2)))))
+        (0..1_000_000).position(|_| {
+            step().is_err_and(|error| matches!(error.cause(), crate::log::Cause::Stopped(Stopped::Blocks(2))))
+        })
     });
     assert!(passed.is_some_and(|steps| steps.abs_diff(3 << 16) < 2048), "{passed:?}");
 }

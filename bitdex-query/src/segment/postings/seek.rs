@@ -33,9 +33,6 @@ pub fn seek<'a>(
     }
     let code = value.code();
     for postings in files.iter().copied().flatten() {
-        postings.keys.fetch_ends(&postings.section)?;
-    }
-    for postings in files.iter().copied().flatten() {
         postings.keys.fetch_bases(&postings.section, code)?;
     }
     for postings in &files {

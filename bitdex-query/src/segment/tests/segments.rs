@@ -134,10 +134,11 @@ fn a_segment_of_another_definition_or_store_is_refused_by_name() {
     let file = File::new();
     let documents = random_documents(&mut rng, &spec, 3);
     build(&file.path(), &spec, 3, &documents);
-    assert!(matches!(Segment::open(&file.path(), STORE + 1, &spec), Err(Error::Damaged { .. })));
+    let error = Segment::open(&file.path(), STORE + 1, &spec).unwrap_err();
+    assert!(matches!(error.cause(), Cause::Damaged { .. }));
     spec.fields[1].1 = FieldType::Decimal(2);
     let error = Segment::open(&file.path(), STORE, &spec).unwrap_err();
-    assert!(matches!(&error, Error::Foreign(message) if message.contains("segment 3")), "{error}");
+    assert!(matches!(error.cause(), Cause::Foreign(message) if message.contains("segment 3")), "{error}");
 }
 
 #[test]

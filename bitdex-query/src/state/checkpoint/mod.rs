@@ -88,7 +88,7 @@ impl Checkpoint {
         let (definition, header) = header::decode(header.bytes(0, header.len())?)
             .map_err(|Broken| header.damaged(0, "the header does not decode"))?;
         if definition != layout.schema.hash {
-            return Err(Error::Foreign(format!(
+            return Err(Error::foreign(format!(
                 "{} is of definition {definition}, this process serves {}: start it with that definition",
                 path.display(),
                 layout.schema.hash,

@@ -564,7 +564,7 @@ pub(crate) fn assert_is(state: &State, model: &Model) {
     assert_eq!(state.documents(), documents.len() as u64);
     let fields: Vec<_> = (0..layout.schema.fields.len()).collect();
     for (id, values) in &documents {
-        assert_eq!(&state.document(*id).unwrap().unwrap().values(&fields).unwrap(), values, "document {id}");
+        assert_eq!(&state.document_reader(&fields).values(*id).unwrap().unwrap(), values, "document {id}");
     }
     let mut held = indexes(state);
     held.retain(|field, _| *field < fields.len());

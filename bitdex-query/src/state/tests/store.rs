@@ -11,7 +11,7 @@ use crate::{
         generation::{Limits, build},
     },
     log::{
-        Error, Result,
+        Cause, Error, Result,
         disk::{Disk, RealDisk},
     },
     store::{
@@ -79,7 +79,7 @@ impl Store {
         let mut left = files;
         let mut done = |named: Prepared| -> Result<()> {
             prepared = named;
-            left = left.checked_sub(1).ok_or_else(|| Error::Poisoned("killed".into()))?;
+            left = left.checked_sub(1).ok_or_else(|| Error::poisoned("killed"))?;
             Ok(())
         };
         let limits = Limits { memory: 64 << 20, threads: 2 };
@@ -89,7 +89,7 @@ impl Store {
         let named = match built {
             Ok(built) => Prepared { complete: true, ..built },
             Err(error) => {
-                assert!(matches!(error, Error::Poisoned(_)), "{error}");
+                assert!(matches!(error.cause(), Cause::Poisoned(_)), "{error}");
                 prepared
             }
         };

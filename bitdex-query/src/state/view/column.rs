@@ -13,8 +13,8 @@ use super::{
 use crate::{
     log::Result,
     segment::{
-        BLOCK_BITS, Index, SEGMENT_BITS,
-        columns::{BlockBounds, BlockReader, Column, SparseColumn},
+        BLOCK_BITS, BLOCKS_PER_SEGMENT, Index, SEGMENT_BITS,
+        columns::{BlockBounds, BlockReader, Column, SegmentBounds, SparseColumn},
         lanes::{LANE, LANES, LaneBounds, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
         sets::{Block, WORDS, put},
@@ -97,9 +97,31 @@ impl<'s> ColumnView<'s> {
         self.widened(block, bounds)
     }
 
+    /// Bounds of the codes of all blocks of a segment.
+    pub(crate) fn segment_bounds(&self, segment: u32) -> Result<SegmentBounds> {
+        let mut whole = self.base(segment).map_or(SegmentBounds::NONE, Column::whole_bounds);
+        if !self.is_of_base() {
+            let first = (segment << (SEGMENT_BITS - BLOCK_BITS)) as u16;
+            for block in first..=first | (BLOCKS_PER_SEGMENT - 1) {
+                whole.inner = self.widened(block, whole.inner)?;
+            }
+        }
+        Ok(whole)
+    }
+
+    /// Whether no layer lies above the base.
+    fn is_of_base(&self) -> bool {
+        self.active.is_none() && self.frozen.is_none() && self.checkpoint.is_none()
+    }
+
+    /// Whether codes follow the ids in any segment.
+    pub(crate) fn follows_ids(&self) -> bool {
+        self.segments().any(|column| column.tops().is_some())
+    }
+
     #[inline]
     fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
-        if self.active.is_none() && self.frozen.is_none() && self.checkpoint.is_none() {
+        if self.is_of_base() {
             return Ok(bounds);
         }
         for (min, max) in self.above(block)?.iter().filter_map(|layer| layer.bounds().all()) {
@@ -178,10 +200,11 @@ impl<'s> ColumnView<'s> {
         Ok(codes.get(codes.len() / 4).copied())
     }
 
-    /// The outliers of each of the base's segments, descending. Layers above may say something else of them.
-    pub(crate) fn outliers(&self) -> Result<Vec<&'s [Outlier]>> {
-        let mut all = Vec::new();
-        for column in self.segments() {
+    /// The outliers of those of the base's segments in which any has a code of `least` or greater: all of such a segment,
+    /// descending. Layers above may say something else of them.
+    pub(crate) fn outliers(&self, least: u64) -> Result<SmallVec<[&'s [Outlier]; 4]>> {
+        let mut all = SmallVec::new();
+        for column in self.segments().filter(|column| column.whole_bounds().outlier.is_some_and(|most| most >= least)) {
             if let Some(tops) = column.tops() {
                 all.push(tops.descending()?);
             }
@@ -333,6 +356,13 @@ impl<'s> CodeReader<'s> {
     pub(crate) fn fetch(&self, ids: Block<'_>) {
         if let Some(base) = &self.base {
             ids.for_each(|id| base.fetch(id));
+        }
+        for layer in &self.above {
+            ids.for_each(|id| {
+                if let Some(lane) = layer.lane(lane_of(id)) {
+                    lane.lane.fetch(id);
+                }
+            });
         }
     }
 

@@ -1,130 +1,156 @@
-//! A document, through all layers.
-
-use std::cell::RefCell;
+//! Documents, through all layers.
 
 use bitdex_proto::{
-    schema::{DOCUMENT_SOURCE, FieldId, Origin, SourceId},
+    schema::{DOCUMENT_SOURCE, FieldId, Origin},
     value::{FieldValue, Value},
 };
 use smallvec::SmallVec;
 
 use super::super::{
-    State,
-    compute::{self, Lookups},
+    Recent, State,
+    compute::Document,
+    layer::Layer,
     layout::{Layout, Place},
 };
 use crate::{
     log::Result,
-    segment::{SEGMENT_BITS, documents::Slots, value::ValueRef},
+    segment::{SEGMENT_BITS, documents::Slots},
 };
 
-/// A document, read where it lies.
+/// Documents whose rows are asked for before the first of them is decoded.
+pub(crate) const ROWS_AHEAD: usize = 64;
+/// There is room for two to the power of this many lookups' rows that were found for one document, and for many.
+const OF_ONE: u32 = 4;
+const OF_MANY: u32 = 8;
+
+/// A present document, of which nothing is decoded yet.
 #[derive(Debug)]
 pub(crate) struct DocumentView<'s> {
     state: &'s State,
     id: u32,
-    /// Of the document source.
-    row: &'s [u8],
 }
 
 impl<'s> DocumentView<'s> {
     pub(super) fn new(state: &'s State, id: u32) -> Result<Option<Self>> {
-        Ok(state.row(DOCUMENT_SOURCE as Place, id.into())?.map(|row| Self { state, id, row }))
+        Ok(state.row(DOCUMENT_SOURCE as Place, id.into())?.map(|_| Self { state, id }))
     }
 
     /// The value of a field of the layout.
     pub(crate) fn value(&self, field: FieldId) -> Result<FieldValue> {
-        Ok(self.values(&[field])?.pop().unwrap_or(FieldValue::Null))
-    }
-
-    /// One value for each of `fields`, in their order.
-    pub(crate) fn values(&self, fields: &[FieldId]) -> Result<Vec<FieldValue>> {
-        if fields.is_sorted_by(|one, next| one < next) {
-            return self.ascending(fields);
-        }
-        let mut ascending: SmallVec<[FieldId; 32]> = fields.into();
-        ascending.sort_unstable();
-        ascending.dedup();
-        let values = self.ascending(&ascending)?;
-        let value = |field| ascending.binary_search(field).ok().and_then(|at| values.get(at).cloned());
-        Ok(fields.iter().map(|field| value(field).unwrap_or(FieldValue::Null)).collect())
-    }
-
-    fn ascending(&self, fields: &[FieldId]) -> Result<Vec<FieldValue>> {
-        let layout = &self.state.layout;
-        let slots = self.slots(layout, fields)?;
-        let mut values = vec![FieldValue::Null; fields.len()];
-        let mut many: Vec<Value> = Vec::new();
-        let mut at = 0;
-        let mut emit = |field: FieldId, value: ValueRef<'_>| {
-            if fields.get(at) != Some(&field) {
-                close(&mut values, at, &mut many);
-                at = fields.partition_point(|other| *other < field);
-            }
-            if is_many(layout, field) {
-                many.push(value.to_value());
-            } else if let Some(place) = values.get_mut(at) {
-                *place = FieldValue::One(value.to_value());
-            }
-        };
-        let rows = Rows { state: self.state, seen: RefCell::default() };
-        compute::values(layout, &slots, &rows, self.id, fields, &mut emit)?;
-        close(&mut values, at, &mut many);
-        Ok(values)
-    }
-
-    /// The rows that these fields are computed from.
-    fn slots(&self, layout: &Layout, fields: &[FieldId]) -> Result<Slots<'s>> {
-        let state = self.state;
-        let mut slots: Slots<'s> = SmallVec::from_elem(None, layout.spec().slots);
-        let mut needed: SmallVec<[usize; 16]> = SmallVec::new();
-        fields.iter().for_each(|field| need(layout, *field, &mut needed));
-        needed.sort_unstable();
-        needed.dedup();
-        if !needed.is_empty() {
-            let base = match state.files.segment(self.id >> SEGMENT_BITS) {
-                Some(segment) => segment.documents().get(self.id)?.unwrap_or_default(),
-                None => Slots::new(),
-            };
-            for slot in needed {
-                let row = match self.newer(layout.place(slot))? {
-                    Some(row) => row,
-                    None => base.get(slot).copied().flatten(),
-                };
-                if let Some(place) = slots.get_mut(slot) {
-                    *place = row;
-                }
-            }
-        }
-        if let Some(slot) = layout.slot(DOCUMENT_SOURCE as Place)
-            && let Some(place) = slots.get_mut(slot)
-        {
-            *place = Some(self.row);
-        }
-        Ok(slots)
-    }
-
-    /// What a layer above the base says of a row.
-    fn newer(&self, place: Place) -> Result<Option<Option<&'s [u8]>>> {
-        let key = i64::from(self.id);
-        for layer in self.state.heap_layers().rev().filter(|layer| !layer.rows.is_empty()) {
-            if let Some(row) = layer.rows.get(place, key) {
-                return Ok(Some(row));
-            }
-        }
-        match self.state.files.checkpoint_of(place, key) {
-            Some(checkpoint) => checkpoint.rows().get(place, key),
-            None => Ok(None),
-        }
+        let values = DocumentReader::new(self.state, &[field], OF_ONE).values(self.id)?;
+        Ok(values.and_then(|mut values| values.pop()).unwrap_or(FieldValue::Null))
     }
 }
 
-/// Ends a field of many values.
-fn close(values: &mut [FieldValue], at: usize, many: &mut Vec<Value>) {
-    if let Some(place) = values.get_mut(at)
-        && !many.is_empty()
-    {
-        *place = FieldValue::Many(std::mem::take(many).into());
+/// Reads the values of some fields, of one document after the other.
+pub(crate) struct DocumentReader<'s> {
+    state: &'s State,
+    fields: SmallVec<[ReadField; 32]>,
+    /// The slots that these are computed from, and that of the document source: ascending.
+    needed: SmallVec<[(usize, Place); 16]>,
+    /// Where the rows of the document source stand.
+    of_document: usize,
+    /// Those in memory that have rows, the newest first.
+    layers: SmallVec<[&'s Layer; 2]>,
+    lookups: Recent<'s, State>,
+    /// Room.
+    many: Vec<Value>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct ReadField {
+    field: FieldId,
+    many: bool,
+}
+
+impl State {
+    /// Reads these fields of the layout.
+    pub(crate) fn document_reader(&self, fields: &[FieldId]) -> DocumentReader<'_> {
+        DocumentReader::new(self, fields, OF_MANY)
+    }
+}
+
+impl<'s> DocumentReader<'s> {
+    fn new(state: &'s State, fields: &[FieldId], recent_bits: u32) -> Self {
+        let layout = &*state.layout;
+        let of_document = layout.slot(DOCUMENT_SOURCE as Place).unwrap_or_default();
+        let mut slots: SmallVec<[usize; 16]> = SmallVec::new();
+        slots.push(of_document);
+        fields.iter().for_each(|field| need(layout, *field, &mut slots));
+        slots.sort_unstable();
+        slots.dedup();
+        Self {
+            state,
+            fields: fields.iter().map(|field| ReadField { field: *field, many: is_many(layout, *field) }).collect(),
+            needed: slots.into_iter().map(|slot| (slot, layout.place(slot))).collect(),
+            of_document,
+            layers: state.heap_layers().rev().filter(|layer| !layer.rows.is_empty()).collect(),
+            lookups: Recent::new(state, recent_bits),
+            many: Vec::new(),
+        }
+    }
+
+    /// Asks for what [`DocumentReader::values`] will read of the documents themselves.
+    pub(crate) fn fetch(&self, ids: &[u32]) {
+        let documents = |id: u32| self.state.files.segment(id >> SEGMENT_BITS).map(|segment| segment.documents());
+        for id in ids {
+            documents(*id).into_iter().for_each(|documents| documents.fetch_group(*id));
+        }
+        for id in ids {
+            documents(*id).into_iter().for_each(|documents| documents.fetch_ends(*id));
+        }
+        for id in ids {
+            documents(*id).into_iter().for_each(|documents| documents.fetch_record(*id));
+        }
+    }
+
+    /// One value for each of the fields, in their order; `None`: there is no such document.
+    pub(crate) fn values(&mut self, id: u32) -> Result<Option<Vec<FieldValue>>> {
+        let slots = self.slots(id)?;
+        if slots.get(self.of_document).copied().flatten().is_none() {
+            return Ok(None);
+        }
+        let mut document = Document::new(&self.state.layout, &slots, &self.lookups, id);
+        let mut values = Vec::with_capacity(self.fields.len());
+        for ReadField { field, many } in &self.fields {
+            values.push(match many {
+                false => FieldValue::one(document.scalar(*field)?.map(|value| value.to_value())),
+                true => {
+                    self.many.clear();
+                    document.each(*field, &mut |value| self.many.push(value.to_value()))?;
+                    match self.many.is_empty() {
+                        true => FieldValue::Null,
+                        false => FieldValue::Many(self.many.drain(..).collect()),
+                    }
+                }
+            });
+        }
+        Ok(Some(values))
+    }
+
+    /// The rows that the fields are computed from.
+    fn slots(&self, id: u32) -> Result<Slots<'s>> {
+        let (files, segment) = (&self.state.files, id >> SEGMENT_BITS);
+        let mut slots = match files.segment(segment) {
+            Some(segment) => segment.documents().get(id)?.unwrap_or_default(),
+            None => Slots::new(),
+        };
+        let checkpoint = files.checkpoint().filter(|_| !files.has_taken_in(segment));
+        if self.layers.is_empty() && checkpoint.is_none() {
+            return Ok(slots);
+        }
+        slots.resize(self.state.layout.spec().slots, None);
+        for (slot, place) in &self.needed {
+            let in_memory = self.layers.iter().find_map(|layer| layer.rows.get(*place, id.into()));
+            let newer = match (in_memory, checkpoint) {
+                (None, Some(checkpoint)) => checkpoint.rows().get(*place, id.into())?,
+                (row, _) => row,
+            };
+            if let (Some(row), Some(to)) = (newer, slots.get_mut(*slot)) {
+                *to = row;
+            }
+        }
+        Ok(slots)
     }
 }
 
@@ -149,30 +175,4 @@ fn need(layout: &Layout, field: FieldId, slots: &mut SmallVec<[usize; 16]>) {
         _ => return,
     };
     slots.extend(layout.slot(place));
-}
-
-/// Rows of lookups; several fields of a document often come from the same few, which are looked up once.
-struct Rows<'s> {
-    state: &'s State,
-    seen: RefCell<SmallVec<[Seen<'s>; SEEN]>>,
-}
-
-/// A lookup that was made, and its row.
-type Seen<'s> = (SourceId, i64, Option<&'s [u8]>);
-
-/// Lookups that are kept of one document.
-const SEEN: usize = 16;
-
-impl Lookups for Rows<'_> {
-    fn lookup(&self, source: SourceId, key: i64) -> Result<Option<&[u8]>> {
-        let mut seen = self.seen.borrow_mut();
-        if let Some((.., row)) = seen.iter().find(|(of, at, _)| (*of, *at) == (source, key)) {
-            return Ok(*row);
-        }
-        let row = self.state.row(source as Place, key)?;
-        if seen.len() < SEEN {
-            seen.push((source, key, row));
-        }
-        Ok(row)
-    }
 }

@@ -12,7 +12,7 @@ mod walk;
 
 pub(crate) use cells::CellBlock;
 pub(crate) use column::{CodeReader, ColumnView};
-pub(crate) use document::DocumentView;
+pub(crate) use document::{DocumentView, ROWS_AHEAD};
 pub(crate) use operand::Operand;
 pub(crate) use raised::Raised;
 pub(crate) use walk::Walk;
@@ -31,7 +31,6 @@ use super::{
 use crate::{
     log::Result,
     segment::{
-        SEGMENT_BITS,
         postings::{Postings, Role},
         value::{Term, ValueRef},
     },
@@ -91,13 +90,6 @@ impl State {
     /// A present document; nothing of it is decoded yet.
     pub(crate) fn document(&self, id: u32) -> Result<Option<DocumentView<'_>>> {
         DocumentView::new(self, id)
-    }
-
-    /// Reads what [`State::document`] will read of files: for many documents these reads wait for memory side by side,
-    /// while decoding would wait for each.
-    pub(crate) fn read_ahead(&self, ids: &[u32]) {
-        let touch = |id: &u32| self.files.segment(id >> SEGMENT_BITS)?.documents().touch(*id).ok();
-        std::hint::black_box(ids.iter().filter_map(touch).fold(0, u64::wrapping_add));
     }
 
     /// The layers in memory, from below.

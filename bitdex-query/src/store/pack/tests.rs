@@ -6,6 +6,7 @@ use rand_chacha::ChaCha8Rng;
 use super::*;
 use crate::{
     log::{
+        Cause,
         disk::{Disk, RealDisk},
         faults::{EIO, ENOSPC, FaultyDisk},
     },
@@ -159,12 +160,9 @@ fn a_damaged_block_is_named_on_each_touch_and_the_others_are_served() {
             assert_eq!(section.bytes(range.start, range.len()).unwrap(), &sections[0][range]);
         }
         for range in [3 * BLOCK..3 * BLOCK + 1, 0..10 * BLOCK, 3 * BLOCK - 65..3 * BLOCK + 1] {
-            match section.bytes(range.start, range.len()) {
-                Err(Error::Damaged { path: named, offset, .. }) => {
-                    assert_eq!((named, offset), (path.clone(), 3 * BLOCK as u64));
-                }
-                other => panic!("{other:?}"),
-            }
+            let error = section.bytes(range.start, range.len()).unwrap_err();
+            let Cause::Damaged { path: named, offset, .. } = error.cause() else { panic!("{error}") };
+            assert_eq!((named, *offset), (&path, 3 * BLOCK as u64));
         }
     }
     assert!(pack.verify().is_err());
@@ -186,7 +184,7 @@ fn another_kind_store_or_format_is_refused() {
         bytes[8..12].copy_from_slice(&found.to_le_bytes());
         fs::write(&path, bytes).unwrap();
         let error = Pack::open(&path, PackKind::Table, STORE).unwrap_err();
-        assert!(matches!(error, Error::Format { found: told, .. } if told == found), "{error}");
+        assert!(matches!(error.cause(), Cause::Format { found: told, .. } if *told == found), "{error}");
     }
 }
 
@@ -216,7 +214,7 @@ fn failed_writes_leave_nothing_behind() {
             faulty.fail_writes_after(after, errno);
             let disk: Arc<dyn Disk> = Arc::new(faulty);
             let error = write_on(&disk, &path, &bytes).unwrap_err();
-            assert_eq!(matches!(error, Error::Full { .. }), errno == ENOSPC, "{error}");
+            assert_eq!(matches!(error.cause(), Cause::Full { .. }), errno == ENOSPC, "{error}");
             assert!(fs::read_dir(folder.path()).unwrap().next().is_none());
         }
     }
@@ -225,7 +223,7 @@ fn failed_writes_leave_nothing_behind() {
         let faulty = FaultyDisk::default();
         faulty.fail_syncs_after(after);
         let disk: Arc<dyn Disk> = Arc::new(faulty);
-        assert!(matches!(write_on(&disk, &path, &bytes), Err(Error::Io { action: "sync", .. })));
+        assert!(matches!(write_on(&disk, &path, &bytes).unwrap_err().cause(), Cause::Io { action: "sync", .. }));
         assert!(!temporary(folder.path()));
     }
     let disk = Arc::new(FaultyDisk::default());
@@ -244,7 +242,7 @@ fn a_writer_that_failed_or_is_dropped_publishes_nothing() {
     writer.section(id(0)).unwrap();
     assert!(writer.section(id(0)).is_err());
     disk.fail_writes_after(10, ENOSPC);
-    assert!(matches!(writer.write(&vec![0; 3 << 20]), Err(Error::Full { .. })));
+    assert!(matches!(writer.write(&vec![0; 3 << 20]).unwrap_err().cause(), Cause::Full { .. }));
     disk.heal();
     assert!(writer.finish().is_err());
     drop(PackWriter::create(&real(), &path, PackKind::Staged, STORE).unwrap());
