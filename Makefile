@@ -43,8 +43,8 @@ demo: ## sample data, the pair beside it, live changes; IMAGES=200000, ONCE=1 to
 
 .PHONY: bench
 bench: ## measurements beside Postgres and tantivy, into target/bench; ONLY=search,throughput,load,visible,ingest,store,roll,engine for a part, SIZES=1,2,10 (millions)
-	cargo build --release --workspace --bins --features e2e/bench
-	$(or $(CARGO_TARGET_DIR),target)/release/e2e bench
+	cargo build --profile dist --workspace --bins --features e2e/bench
+	$(or $(CARGO_TARGET_DIR),target)/dist/e2e bench
 
 .PHONY: fmt
 fmt: ## format the code

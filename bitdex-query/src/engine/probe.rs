@@ -36,6 +36,16 @@ enum Seen {
     Evaluated(Set),
 }
 
+/// How ids of a block are tested.
+enum Tests<'p, 's> {
+    /// None passes.
+    None,
+    Set(&'p Set),
+    Cells(&'p BlockCells<'s>),
+    Steps(&'p [Step<'s>], &'p [BlockCells<'s>]),
+    Traced,
+}
+
 /// One test of an id.
 #[derive(Debug, Clone, Copy)]
 enum Step<'s> {
@@ -52,7 +62,44 @@ enum Step<'s> {
 
 impl<'s> Probes<'s> {
     pub(super) fn contains(&mut self, matcher: &mut Matcher<'s>, id: u32) -> Result<bool> {
-        let number = block_of(id);
+        match self.of_block(matcher, block_of(id), 1)? {
+            Tests::None => Ok(false),
+            Tests::Set(set) => Ok(set.contains(within_block(id))),
+            Tests::Cells(cells) => by_cell(cells, &matcher.root, id),
+            Tests::Steps(steps, cells) => passes(steps, cells, &matcher.root, id),
+            Tests::Traced => matcher.contains(id),
+        }
+    }
+
+    /// Calls `each` with those of some (code, id) of one block that pass, until it answers false. Whether it never did.
+    pub(super) fn each_passing(
+        &mut self,
+        matcher: &mut Matcher<'s>,
+        pairs: &[(u64, u32)],
+        mut each: impl FnMut(&Matcher<'s>, (u64, u32)) -> Result<bool>,
+    ) -> Result<bool> {
+        for some in pairs.chunks(TESTS.into()) {
+            let Some((_, first)) = some.first() else { continue };
+            let tests = self.of_block(matcher, block_of(*first), some.len() as u16)?;
+            let root = &matcher.root;
+            let more = match tests {
+                Tests::None => true,
+                Tests::Set(set) => each_of(some, |id| Ok(set.contains(within_block(id))), |pair| each(matcher, pair))?,
+                Tests::Cells(cells) => each_of(some, |id| by_cell(cells, root, id), |pair| each(matcher, pair))?,
+                Tests::Steps(steps, cells) => {
+                    each_of(some, |id| passes(steps, cells, root, id), |pair| each(matcher, pair))?
+                }
+                Tests::Traced => each_of(some, |id| matcher.contains(id), |pair| each(matcher, pair))?,
+            };
+            if !more {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// How so many more ids of a block are tested.
+    fn of_block(&mut self, matcher: &mut Matcher<'s>, number: u16, ids: u16) -> Result<Tests<'_, 's>> {
         let at = usize::from(number);
         if at >= self.blocks.len() {
             self.blocks.resize_with(at + 1, Seen::default);
@@ -70,28 +117,42 @@ impl<'s> Probes<'s> {
                 *block = seen;
             }
         }
-        match self.blocks.get_mut(at) {
-            Some(Seen::Evaluated(set)) => Ok(set.contains(within_block(id))),
-            Some(Seen::Steps(first, last, tested)) if *tested < tests(&self.steps, *first as usize, *last as usize) => {
-                *tested = tested.saturating_add(1);
-                let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
-                passes(steps, &self.cells, &matcher.root, id)
+        let has_enough = match self.blocks.get_mut(at) {
+            Some(Seen::Steps(first, last, tested)) => {
+                let most = tests(&self.steps, *first as usize, *last as usize);
+                let enough = *tested >= most;
+                *tested = tested.saturating_add(ids);
+                enough
             }
-            Some(Seen::Traced(tested)) if *tested < TESTS => {
-                *tested += 1;
-                matcher.contains(id)
+            Some(Seen::Traced(tested)) => {
+                let enough = *tested >= TESTS;
+                *tested = tested.saturating_add(ids);
+                enough
             }
-            Some(seen @ (Seen::Steps(..) | Seen::Traced(_))) => {
-                let mut set = matcher.pool.set();
-                matcher.evaluate(number, &mut set)?;
-                // Looked into at once, whatever it holds.
-                set.words();
-                let contains = set.contains(within_block(id));
-                *seen = Seen::Evaluated(set);
-                Ok(contains)
+            _ => false,
+        };
+        if has_enough {
+            let mut set = matcher.pool.set();
+            matcher.evaluate(number, &mut set)?;
+            // Looked into at once, whatever it holds.
+            set.words();
+            if let Some(block) = self.blocks.get_mut(at) {
+                *block = Seen::Evaluated(set);
             }
-            Some(Seen::New | Seen::Nothing) | None => Ok(false),
         }
+        Ok(match self.blocks.get(at) {
+            Some(Seen::Evaluated(set)) => Tests::Set(set),
+            Some(Seen::Traced(_)) => Tests::Traced,
+            Some(Seen::Steps(first, last, _)) => {
+                let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
+                let cells = match steps {
+                    [Step::Cells(n)] => self.cells.get(*n as usize),
+                    _ => None,
+                };
+                cells.map_or(Tests::Steps(steps, &self.cells), Tests::Cells)
+            }
+            Some(Seen::New | Seen::Nothing) | None => Tests::None,
+        })
     }
 
     /// Whether any id of the block may pass.
@@ -210,6 +271,29 @@ fn compile<'s>(
     Ok(true)
 }
 
+/// Calls `each` with the pairs whose ids pass, until it answers false. Whether it never did.
+#[inline]
+fn each_of(
+    pairs: &[(u64, u32)],
+    passes: impl Fn(u32) -> Result<bool>,
+    mut each: impl FnMut((u64, u32)) -> Result<bool>,
+) -> Result<bool> {
+    for pair in pairs {
+        if passes(pair.1)? && !each(*pair)? {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+#[inline]
+fn by_cell(cells: &BlockCells<'_>, root: &And<'_>, id: u32) -> Result<bool> {
+    match cells.passes(within_block(id)) {
+        Some(passes) => Ok(passes),
+        None => told(root, id),
+    }
+}
+
 fn passes(steps: &[Step<'_>], cells: &[BlockCells<'_>], root: &And<'_>, id: u32) -> Result<bool> {
     let within = within_block(id);
     let mut at = 0;
@@ -219,11 +303,9 @@ fn passes(steps: &[Step<'_>], cells: &[BlockCells<'_>], root: &And<'_>, id: u32)
             Step::Must(block) if !block.contains(within) => return Ok(false),
             Step::MustNot(block) if block.contains(within) => return Ok(false),
             Step::Must(_) | Step::MustNot(_) => {}
-            Step::Cells(n) => match cells.get(*n as usize).and_then(|cells| cells.passes(within)) {
-                Some(true) => {}
-                Some(false) => return Ok(false),
-                None if told(root, id)? => {}
-                None => return Ok(false),
+            Step::Cells(n) => match cells.get(*n as usize) {
+                Some(cells) if by_cell(cells, root, id)? => {}
+                _ => return Ok(false),
             },
             Step::Any(block, behind) => match block.contains(within) {
                 true => at += *behind as usize,

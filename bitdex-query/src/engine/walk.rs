@@ -2,7 +2,7 @@
 
 use super::{
     best::Best,
-    evaluate::{Matcher, id_of},
+    evaluate::{Matcher, block_of, id_of},
     hidden::Hidden,
     plan::Asked,
     probe::Probes,
@@ -102,19 +102,34 @@ impl<'s> Walk<'_, 's> {
             if pairs.is_empty() {
                 break;
             }
+            if plain {
+                let within = pairs.partition_point(|(code, _)| if descending { *code >= end } else { *code <= end });
+                for run in pairs.get(..within).unwrap_or_default().chunk_by(|a, b| block_of(a.1) == block_of(b.1)) {
+                    watch::steps(run.len() as u32)?;
+                    let mut take = |matcher: &Matcher<'s>, (code, id): (u64, u32)| {
+                        if behind(code, id) && !hidden.contains(matcher, id)? {
+                            found.push(id);
+                        }
+                        Ok(found.len() < self.asked.want)
+                    };
+                    let more = match run {
+                        [pair] => !probes.contains(matcher, pair.1)? || take(matcher, *pair)?,
+                        run => probes.each_passing(matcher, run, take)?,
+                    };
+                    if !more {
+                        break 'walk;
+                    }
+                }
+                if within < pairs.len() {
+                    break 'walk;
+                }
+                ended = false;
+                continue;
+            }
             for (code, id) in pairs.iter().copied() {
                 watch::step()?;
                 if if descending { code < end } else { code > end } {
                     break 'walk;
-                }
-                if plain {
-                    if behind(code, id) && probes.contains(matcher, id)? && !hidden.contains(matcher, id)? {
-                        found.push(id);
-                        if found.len() >= self.asked.want {
-                            break 'walk;
-                        }
-                    }
-                    continue;
                 }
                 if group.as_ref().is_none_or(|(of, _)| *of != code) {
                     found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());

@@ -97,8 +97,9 @@ fn take_block() -> Result<()> {
     }
 }
 
+/// The same, so many times.
 #[inline]
-fn steps(steps: u32) -> Result<()> {
+pub(super) fn steps(steps: u32) -> Result<()> {
     match STEPS_LEFT.get().checked_sub(steps) {
         Some(left) => {
             STEPS_LEFT.set(left);

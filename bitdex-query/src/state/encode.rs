@@ -255,3 +255,31 @@ impl<'a> Input<'a> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt as _;
+
+    use super::*;
+    use crate::testing::seeded;
+
+    #[test]
+    fn numbers_of_every_length_come_back_whatever_follows_them() {
+        let mut rng = seeded();
+        for bits in 0..=64 {
+            for _ in 0..50 {
+                let number = rng.random::<u64>().checked_shr(64 - bits).unwrap_or(0);
+                let mut bytes = Vec::new();
+                put_number(&mut bytes, number);
+                let length = bytes.len();
+                bytes.extend((0..rng.random_range(0..12)).map(|_| rng.random::<u8>()));
+                let mut input = Input(&bytes);
+                assert_eq!(input.number().unwrap(), number);
+                assert_eq!(input.0, &bytes[length..]);
+                assert!(Input(&bytes[..length - 1]).number().is_err() || length == 1, "{number} without its end");
+            }
+        }
+        assert!(Input(&[]).number().is_err());
+        assert!(Input(&[0xff; 10]).number().is_err(), "more than 64 bits");
+    }
+}

@@ -51,6 +51,18 @@ fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
         let all: Vec<_> =
             column.tops().unwrap().descending().unwrap().iter().map(|outlier| (outlier.code, outlier.id)).collect();
         assert_eq!(all, listed);
+
+        let whole = column.whole_bounds();
+        assert_eq!(whole.outlier, listed.first().map(|(code, _)| *code));
+        for _ in 0..200 {
+            let ends = [rng.random_range(0..400_000_000_u64), rng.random_range(0..400_000_000)];
+            let (first, last) = (ends[0].min(ends[1]), ends[0].max(ends[1]));
+            let mut within = codes.values().map(|code| (first..=last).contains(code));
+            assert!(!within.clone().any(|within| within) || whole.reach_into(first, last), "{first}..={last}");
+            assert!(!whole.lie_within(first, last) || within.all(|within| within), "{first}..={last}");
+        }
+        let most = codes.values().max().copied().unwrap_or_default();
+        assert!(whole.reach_into(most, most) && !whole.reach_into(most + 1, u64::MAX));
     }
 }
 
