@@ -82,8 +82,8 @@ impl ColumnTest<'_> {
     pub(super) fn reached(&self, blocks: &[u16]) -> Result<Vec<u16>> {
         let mut reached = Vec::with_capacity(blocks.len());
         for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
-            if let (Some((first, last)), Some(number)) = (self.range(), of_segment.first()) {
-                let bounds = self.column.segment_bounds(segment_of(*number))?;
+            if let Some((first, last)) = self.range() {
+                let bounds = self.column.segment_bounds(of_segment)?;
                 if !bounds.reach_into(first, last) {
                     continue;
                 }

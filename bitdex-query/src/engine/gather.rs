@@ -91,7 +91,7 @@ struct Way<'s> {
     descending: bool,
 }
 
-/// Blocks, and the rank before all of their rows.
+/// Blocks, and the rank before all of their rows but for outliers.
 type Run<'b> = (Rank, &'b [u16]);
 
 impl<'s> Way<'s> {
@@ -104,31 +104,6 @@ impl<'s> Way<'s> {
         Rank::new((bounds.count > 0).then_some(code), number, self.descending)
     }
 
-    /// Where codes follow ids, few segments have the first rows: of the others no block is looked at.
-    fn runs<'b>(&self, blocks: &'b [u16]) -> Result<SmallVec<[Run<'b>; 16]>> {
-        let mut runs = SmallVec::new();
-        if !self.column.follows_ids() {
-            runs.push((Rank::FIRST, blocks));
-            return Ok(runs);
-        }
-        for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
-            let segment = of_segment.first().map_or(0, |number| segment_of(*number));
-            runs.push((self.first_of(self.column.segment_bounds(segment)?.inner, segment), of_segment));
-        }
-        runs.sort_unstable();
-        Ok(runs)
-    }
-
-    /// `visits`, which is empty, becomes the blocks of a run, each with the rank before all of its rows.
-    fn order(&self, run: &[u16], visits: &mut Vec<Rank>) -> Result<()> {
-        for number in run {
-            visits.push(self.first_of(self.column.inner_bounds(*number)?, (*number).into()));
-        }
-        // Where codes follow ids, nearly all of them are in order, which this sort makes use of.
-        visits.sort();
-        Ok(())
-    }
-
     fn ready(&self, visit: Rank, matcher: &Matcher<'s>, best: &Best<'_, '_>) -> Result<Ready<'s>> {
         let number = visit.id(self.descending) as u16;
         let codes = self.column.reader(number)?;
@@ -137,6 +112,61 @@ impl<'s> Way<'s> {
             listed.fetch_with(&codes, best.is_full());
         }
         Ok(Ready { number, codes, listed })
+    }
+}
+
+/// Blocks in the order in which they are visited. Where codes follow ids, few segments have the first rows: of the others
+/// no block is looked at.
+struct Visits<'b, 's> {
+    way: Way<'s>,
+    /// Those of which no block was looked at; the next one last.
+    runs: SmallVec<[Run<'b>; 16]>,
+    /// Each with the rank before all of its rows but for outliers; the next one last.
+    blocks: Vec<Rank>,
+}
+
+impl<'b, 's> Visits<'b, 's> {
+    /// `room`: empty.
+    fn new(way: Way<'s>, blocks: &'b [u16], room: Vec<Rank>) -> Result<Self> {
+        let mut runs = SmallVec::new();
+        if way.column.follows_ids() {
+            for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
+                let segment = of_segment.first().map_or(0, |number| segment_of(*number));
+                runs.push((way.first_of(way.column.segment_bounds(of_segment)?.inner, segment), of_segment));
+            }
+            runs.sort_unstable_by(|a: &Run<'_>, b| b.cmp(a));
+        } else {
+            runs.push((Rank::FIRST, blocks));
+        }
+        Ok(Self { way, runs, blocks: room })
+    }
+
+    /// The next block that may have a row among the first.
+    fn peek(&mut self, best: &Best<'_, '_>) -> Result<Option<Rank>> {
+        while let Some((first, run)) = self.runs.last()
+            && self.blocks.last().is_none_or(|next| first <= next)
+            && !best.is_beyond_all(*first)
+        {
+            for number in *run {
+                let bounds = self.way.column.inner_bounds(*number)?;
+                self.blocks.push(self.way.first_of(bounds, (*number).into()));
+            }
+            // Where codes follow ids, nearly all of them are in order, which this sort makes use of.
+            self.blocks.sort_by(|a, b| b.cmp(a));
+            self.runs.pop();
+        }
+        let Way { passing, descending, .. } = self.way;
+        let next = self.blocks.last().copied().filter(|next| !best.is_beyond_all(*next));
+        // Behind the last code there are only ids without one.
+        Ok(next.filter(|next| passing.missing || next.code(descending).is_some()))
+    }
+
+    fn next(&mut self, best: &Best<'_, '_>) -> Result<Option<Rank>> {
+        let next = self.peek(best)?;
+        if next.is_some() {
+            self.blocks.pop();
+        }
+        Ok(next)
     }
 }
 
@@ -171,82 +201,72 @@ impl BlockBits {
 fn by_column<'s>(matcher: &mut Matcher<'s>, way: Way<'s>, blocks: &[u16], best: &mut Best<'_, '_>) -> Result<()> {
     let Way { column, passing, descending } = way;
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
-    let mut visits = matcher.pool.visits();
+    let mut visits = Visits::new(way, blocks, matcher.pool.visits())?;
     let (mut hidden, mut visited) = (Hidden::default(), BlockBits::default());
-    for (first, run) in way.runs(blocks)? {
-        if best.is_beyond_all(first) {
-            break;
-        }
-        visits.clear();
-        way.order(run, &mut visits)?;
-        let mut next = None;
-        for (n, visit) in visits.iter().copied().enumerate() {
-            if best.is_beyond_all(visit) {
-                break;
-            }
-            let Ready { number, codes, listed } = match next.take() {
-                Some(ready) => ready,
-                None => way.ready(visit, matcher, best)?,
-            };
-            visited.add(number);
-            if let Some(listed) = listed {
-                // While its ids are looked at, what the next one needs comes.
-                if listed.ids.len() <= AHEAD
-                    && let Some(behind) = visits.get(n + 1).filter(|behind| !best.is_beyond_all(**behind))
-                {
-                    next = Some(way.ready(*behind, matcher, best)?);
-                }
-                push_listed(matcher, &mut hidden, (number, &codes), passing, &listed, best)?;
-                continue;
-            }
-            let tops = column.tops(number)?.filter(|_| descending);
-            if let Some(tops) = &tops
-                && visit.code(descending).is_some_and(|code| code < passing.first)
-                && !passing.missing
-                && each_outlier(matcher, &mut hidden, (number, &codes, tops), passing, best)?
+    let mut next: Option<(Rank, Ready<'s>)> = None;
+    while let Some(visit) = visits.next(best)? {
+        let Ready { number, codes, listed } = match next.take() {
+            Some((of, ready)) if of == visit => ready,
+            _ => way.ready(visit, matcher, best)?,
+        };
+        visited.add(number);
+        if let Some(listed) = listed {
+            // While its ids are looked at, what the next one needs comes.
+            if listed.ids.len() <= AHEAD
+                && let Some(behind) = visits.peek(best)?
             {
-                continue;
+                next = Some((behind, way.ready(behind, matcher, best)?));
             }
-            // While the other operands are looked at, the codes come.
-            let ahead = |set: &Set| {
-                if set.is_sparse() && set.len() <= FEW {
-                    codes.fetch(set.as_block());
-                }
-            };
-            if best.is_full() {
-                let (first, last, missing) = best.codes();
-                let may_enter = |code: u64| first <= code && code <= last;
-                let mut narrow_down = |set: &mut Set| {
-                    ahead(set);
-                    if descending && !missing && tops.is_none() {
-                        return narrow(set, column, (number, &codes), (first, None), &mut candidates);
-                    }
-                    if set.is_sparse() && set.len() <= skim::EACH {
-                        set.keep(|id| codes.get(id).map_or(missing, may_enter));
-                    }
-                    Ok(())
-                };
-                matcher.evaluate_some(number, &mut set, Begin::Narrowed(&mut narrow_down))?;
-            } else {
-                let mut ahead = |set: &mut Set| {
-                    ahead(set);
-                    Ok(())
-                };
-                matcher.evaluate_some(number, &mut set, Begin::Narrowed(&mut ahead))?;
-            }
-            if set.is_empty() {
-                continue;
-            }
-            if let (Some(tops), true) = (tops, set.len() > FEW) {
-                by_lanes(matcher, &mut hidden, (number, &codes, &tops), passing, &set, best)?;
-                continue;
-            }
-            push_each(matcher, &mut hidden, (number, &codes), passing, &set, best)?;
+            push_listed(matcher, &mut hidden, (number, &codes), passing, &listed, best)?;
+            continue;
         }
+        let tops = column.tops(number)?.filter(|_| descending);
+        if let Some(tops) = &tops
+            && visit.code(descending).is_some_and(|code| code < passing.first)
+            && !passing.missing
+            && each_outlier(matcher, &mut hidden, (number, &codes, tops), passing, best)?
+        {
+            continue;
+        }
+        // While the other operands are looked at, the codes come.
+        let ahead = |set: &Set| {
+            if set.is_sparse() && set.len() <= FEW {
+                codes.fetch(set.as_block());
+            }
+        };
+        if best.is_full() {
+            let (first, last, missing) = best.codes();
+            let may_enter = |code: u64| first <= code && code <= last;
+            let mut narrow_down = |set: &mut Set| {
+                ahead(set);
+                if descending && !missing && tops.is_none() {
+                    return narrow(set, column, (number, &codes), (first, None), &mut candidates);
+                }
+                if set.is_sparse() && set.len() <= skim::EACH {
+                    set.keep(|id| codes.get(id).map_or(missing, may_enter));
+                }
+                Ok(())
+            };
+            matcher.evaluate_some(number, &mut set, Begin::Narrowed(&mut narrow_down))?;
+        } else {
+            let mut ahead = |set: &mut Set| {
+                ahead(set);
+                Ok(())
+            };
+            matcher.evaluate_some(number, &mut set, Begin::Narrowed(&mut ahead))?;
+        }
+        if set.is_empty() {
+            continue;
+        }
+        if let (Some(tops), true) = (tops, set.len() > FEW) {
+            by_lanes(matcher, &mut hidden, (number, &codes, &tops), passing, &set, best)?;
+            continue;
+        }
+        push_each(matcher, &mut hidden, (number, &codes), passing, &set, best)?;
     }
     matcher.pool.put_set(set);
     matcher.pool.put_set(candidates);
-    matcher.pool.put_visits(visits);
+    matcher.pool.put_visits(visits.blocks);
     if descending {
         let mut left = BlockBits::default();
         blocks.iter().filter(|number| !visited.contains(**number)).for_each(|number| left.add(*number));

@@ -150,7 +150,8 @@ impl Estimates {
             true => {
                 let block = skimmed(share, of_block, operands, matches as f64 / all * code);
                 let raised = (layers as f64 * share * documents as f64).min(in_memory as f64) * cost::RAISED;
-                all * (cost::LEFT_OUT + cost::BLOCK + block) + raised.min(of_block * all * cost::LAYER)
+                let looked_up = if of_block <= skim::FEW.into() { of_block * all * cost::LAYER } else { f64::INFINITY };
+                all * (cost::LEFT_OUT + cost::BLOCK + block) + raised.min(looked_up)
             }
             false => f64::INFINITY,
         };

@@ -25,7 +25,7 @@ const MARGIN: f64 = 1.5;
 /// To read the codes of more ids takes longer than other operands do.
 pub(super) const EACH: u32 = 128;
 /// To read the codes of so few ids of a block is quicker than to go through layers for the ids with the greatest codes.
-const FEW: u32 = 512;
+pub(super) const FEW: u32 = 512;
 /// To look one id's code up in layers takes as long as to go through so many that these raise.
 const LOOK_UP: u64 = 4;
 /// From one floor to the next: so many times as many ids.

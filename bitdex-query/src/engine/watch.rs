@@ -97,7 +97,7 @@ fn take_block() -> Result<()> {
     }
 }
 
-/// The same, so many times.
+/// As [`step`], so many times.
 #[inline]
 pub(super) fn steps(steps: u32) -> Result<()> {
     match STEPS_LEFT.get().checked_sub(steps) {
@@ -105,16 +105,16 @@ pub(super) fn steps(steps: u32) -> Result<()> {
             STEPS_LEFT.set(left);
             Ok(())
         }
-        None => look(),
+        None => look(steps),
     }
 }
 
 #[cold]
-fn look() -> Result<()> {
-    STEPS_LEFT.set(STEPS);
-    STEPPED.set(STEPPED.get() + STEPS);
+fn look(steps: u32) -> Result<()> {
+    let beyond = steps.saturating_sub(STEPS_LEFT.replace(STEPS));
+    STEPPED.set(STEPPED.get() + STEPS + beyond);
     if STEPPED.get() >= STEPS_OF_BLOCK {
-        STEPPED.set(0);
+        STEPPED.set(STEPPED.get() - STEPS_OF_BLOCK);
         take_block()?;
     }
     CURRENT.with_borrow(|watch| {

@@ -202,10 +202,14 @@ impl Documents {
         Ok(Self { data, index, segment, slots, groups, ends })
     }
 
+    fn has_group(&self, id: u32) -> bool {
+        within(id) / GROUP < self.groups.len() / size_of::<Group>()
+    }
+
     /// Where the record of an id begins and ends.
     fn record(&self, id: u32) -> Result<Option<&[u8]>> {
         let n = within(id);
-        if id >> SEGMENT_BITS != self.segment || n / GROUP >= self.groups.len() / size_of::<Group>() {
+        if id >> SEGMENT_BITS != self.segment || !self.has_group(id) {
             return Ok(None);
         }
         let group = self.groups.get::<Group>(&self.index, n / GROUP)?;
@@ -247,14 +251,19 @@ impl Documents {
 
     /// Asks for what tells where the ends of an id's group lie.
     pub fn fetch_group(&self, id: u32) {
-        if let Ok(group) = self.groups.slice::<Group>(&self.index, within(id) / GROUP, 1) {
+        if self.has_group(id)
+            && let Ok(group) = self.groups.slice::<Group>(&self.index, within(id) / GROUP, 1)
+        {
             group.iter().for_each(fetch);
         }
     }
 
     /// Asks for what tells where the record of an id ends.
     pub fn fetch_ends(&self, id: u32) {
-        if let Ok(group) = self.groups.get::<Group>(&self.index, within(id) / GROUP) {
+        if self.has_group(id)
+            && let Ok(group) = self.groups.get::<Group>(&self.index, within(id) / GROUP)
+            && group.width > 0
+        {
             let at = group.ends as usize + within(id) % GROUP * (group.width as usize / 2);
             self.ends.slice::<u16>(&self.index, at, 1).unwrap_or_default().iter().for_each(fetch);
         }

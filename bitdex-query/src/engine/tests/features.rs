@@ -13,7 +13,7 @@ use crate::engine::{
     Stopped, Watch,
     facets::{FacetValues, Way, facet, facet_by},
     filter::bind,
-    watch::step,
+    watch::{self, step},
     watched,
 };
 
@@ -251,4 +251,11 @@ fn a_watch_ends_a_query() {
         })
     });
     assert!(passed.is_some_and(|steps| steps.abs_diff(3 << 16) < 2048), "{passed:?}");
+    for many in [7, 32, 1000, 1024] {
+        let passed = watched(Watch { max_blocks: Some(2), ..Watch::default() }, || {
+            (0..1_000_000).position(|_| watch::steps(many).is_err())
+        });
+        let passed = passed.map(|times| times * many as usize);
+        assert!(passed.is_some_and(|steps| steps.abs_diff(3 << 16) < 4096), "{passed:?} by {many}");
+    }
 }

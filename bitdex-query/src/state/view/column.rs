@@ -13,7 +13,7 @@ use super::{
 use crate::{
     log::Result,
     segment::{
-        BLOCK_BITS, BLOCKS_PER_SEGMENT, Index, SEGMENT_BITS,
+        BLOCK_BITS, Index, SEGMENT_BITS,
         columns::{BlockBounds, BlockReader, Column, SegmentBounds, SparseColumn},
         lanes::{LANE, LANES, LaneBounds, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
@@ -97,13 +97,13 @@ impl<'s> ColumnView<'s> {
         self.widened(block, bounds)
     }
 
-    /// Bounds of the codes of all blocks of a segment.
-    pub(crate) fn segment_bounds(&self, segment: u32) -> Result<SegmentBounds> {
-        let mut whole = self.base(segment).map_or(SegmentBounds::NONE, Column::whole_bounds);
+    /// Bounds of the codes of some blocks, all of one segment.
+    pub(crate) fn segment_bounds(&self, blocks: &[u16]) -> Result<SegmentBounds> {
+        let base = blocks.first().and_then(|block| self.base_of(*block));
+        let mut whole = base.map_or(SegmentBounds::NONE, Column::whole_bounds);
         if !self.is_of_base() {
-            let first = (segment << (SEGMENT_BITS - BLOCK_BITS)) as u16;
-            for block in first..=first | (BLOCKS_PER_SEGMENT - 1) {
-                whole.inner = self.widened(block, whole.inner)?;
+            for block in blocks {
+                whole.inner = self.widened(*block, whole.inner)?;
             }
         }
         Ok(whole)

@@ -28,17 +28,20 @@ const OF_MANY: u32 = 8;
 pub(crate) struct DocumentView<'s> {
     state: &'s State,
     id: u32,
+    /// Of the document source.
+    row: &'s [u8],
 }
 
 impl<'s> DocumentView<'s> {
     pub(super) fn new(state: &'s State, id: u32) -> Result<Option<Self>> {
-        Ok(state.row(DOCUMENT_SOURCE as Place, id.into())?.map(|_| Self { state, id }))
+        Ok(state.row(DOCUMENT_SOURCE as Place, id.into())?.map(|row| Self { state, id, row }))
     }
 
     /// The value of a field of the layout.
     pub(crate) fn value(&self, field: FieldId) -> Result<FieldValue> {
-        let values = DocumentReader::new(self.state, &[field], OF_ONE).values(self.id)?;
-        Ok(values.and_then(|mut values| values.pop()).unwrap_or(FieldValue::Null))
+        let mut reader = DocumentReader::new(self.state, &[field], OF_ONE);
+        let slots = reader.slots(self.id, Some(self.row))?;
+        Ok(reader.values_of(self.id, &slots)?.pop().unwrap_or(FieldValue::Null))
     }
 }
 
@@ -106,11 +109,15 @@ impl<'s> DocumentReader<'s> {
 
     /// One value for each of the fields, in their order; `None`: there is no such document.
     pub(crate) fn values(&mut self, id: u32) -> Result<Option<Vec<FieldValue>>> {
-        let slots = self.slots(id)?;
-        if slots.get(self.of_document).copied().flatten().is_none() {
-            return Ok(None);
+        let slots = self.slots(id, None)?;
+        match slots.get(self.of_document) {
+            Some(Some(_)) => self.values_of(id, &slots).map(Some),
+            _ => Ok(None),
         }
-        let mut document = Document::new(&self.state.layout, &slots, &self.lookups, id);
+    }
+
+    fn values_of(&mut self, id: u32, slots: &Slots<'_>) -> Result<Vec<FieldValue>> {
+        let mut document = Document::new(&self.state.layout, slots, &self.lookups, id);
         let mut values = Vec::with_capacity(self.fields.len());
         for ReadField { field, many } in &self.fields {
             values.push(match many {
@@ -125,11 +132,18 @@ impl<'s> DocumentReader<'s> {
                 }
             });
         }
-        Ok(Some(values))
+        Ok(values)
     }
 
-    /// The rows that the fields are computed from.
-    fn slots(&self, id: u32) -> Result<Slots<'s>> {
+    /// The rows that the fields are computed from. `own`: that of the document source, where it is known.
+    fn slots(&self, id: u32, own: Option<&'s [u8]>) -> Result<Slots<'s>> {
+        if let (Some(_), 1) = (own, self.needed.len()) {
+            let mut slots = Slots::from_elem(None, self.of_document + 1);
+            if let Some(to) = slots.last_mut() {
+                *to = own;
+            }
+            return Ok(slots);
+        }
         let (files, segment) = (&self.state.files, id >> SEGMENT_BITS);
         let mut slots = match files.segment(segment) {
             Some(segment) => segment.documents().get(id)?.unwrap_or_default(),
