@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     codes::{ColumnTest, Share},
-    evaluate::{Matcher, block_of, id_of, within_block},
+    evaluate::{Matcher, block_of, by_segment, id_of, within_block},
     filter::{self, Test},
     set::Set,
     tree::{And, Child, Node},
@@ -238,7 +238,7 @@ impl Matcher<'_> {
             return Ok(None);
         };
         let mut count = 0;
-        for blocks in blocks.chunk_by(|a, b| a / BLOCKS_PER_SEGMENT == b / BLOCKS_PER_SEGMENT) {
+        for blocks in by_segment(blocks) {
             match self.count_segment(tests, blocks, left)? {
                 Some(counted) => count += counted,
                 None => left.extend_from_slice(blocks),

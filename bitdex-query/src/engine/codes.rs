@@ -6,7 +6,7 @@
 use bitdex_proto::schema::FieldId;
 
 use super::{
-    evaluate::{Pool, id_of, segment_of, within_block},
+    evaluate::{Pool, by_segment, id_of, within_block},
     filter::Test,
     set::Set,
 };
@@ -81,7 +81,7 @@ impl ColumnTest<'_> {
     /// Those of some blocks, ascending, where an id may pass.
     pub(super) fn reached(&self, blocks: &[u16]) -> Result<Vec<u16>> {
         let mut reached = Vec::with_capacity(blocks.len());
-        for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
+        for of_segment in by_segment(blocks) {
             if let Some((first, last)) = self.range() {
                 let bounds = self.column.segment_bounds(of_segment)?;
                 if !bounds.reach_into(first, last) {

@@ -29,11 +29,9 @@ pub(super) struct Pool {
     buffers: Vec<BlockBuffer>,
     sets: Vec<Set>,
     pairs: Vec<(u64, u32)>,
-    visits: Vec<Visit>,
+    /// Of blocks that are to be visited: the first code, and the number in place of an id.
+    visits: Vec<Rank>,
 }
-
-/// A block that is to be visited: its first code, and its number in place of an id.
-pub(super) type Visit = Rank;
 
 thread_local! {
     /// What the last query of this thread left.
@@ -82,11 +80,11 @@ impl Pool {
         std::mem::take(&mut self.pairs)
     }
 
-    pub(super) fn visits(&mut self) -> Vec<Visit> {
+    pub(super) fn visits(&mut self) -> Vec<Rank> {
         std::mem::take(&mut self.visits)
     }
 
-    pub(super) fn put_visits(&mut self, mut visits: Vec<Visit>) {
+    pub(super) fn put_visits(&mut self, mut visits: Vec<Rank>) {
         visits.clear();
         self.visits = visits;
     }
@@ -101,9 +99,9 @@ pub(super) fn block_of(id: u32) -> u16 {
     (id >> BLOCK_BITS) as u16
 }
 
-/// The segment of a block.
-pub(super) fn segment_of(block: u16) -> u32 {
-    u32::from(block / BLOCKS_PER_SEGMENT)
+/// Blocks, which ascend, segment by segment.
+pub(super) fn by_segment(blocks: &[u16]) -> impl Iterator<Item = &[u16]> {
+    blocks.chunk_by(|a, b| a / BLOCKS_PER_SEGMENT == b / BLOCKS_PER_SEGMENT)
 }
 
 pub(super) fn within_block(id: u32) -> u16 {

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{
     best::Best,
     cells::{LISTED, Listed},
-    evaluate::{Begin, Matcher, block_of, id_of, segment_of, within_block},
+    evaluate::{Begin, Matcher, block_of, by_segment, id_of, within_block},
     hidden::Hidden,
     order::{After, Rank},
     plan::Asked,
@@ -21,7 +21,7 @@ use crate::{
         lanes::{LANE, LANES},
         tops::{BlockTops, Outlier},
     },
-    state::{CodeReader, ColumnView},
+    state::{CodeReader, ColumnView, layout::Numbers},
 };
 
 /// Of so many ids of a block all codes are read.
@@ -130,9 +130,9 @@ impl<'b, 's> Visits<'b, 's> {
     fn new(way: Way<'s>, blocks: &'b [u16], room: Vec<Rank>) -> Result<Self> {
         let mut runs = SmallVec::new();
         if way.column.follows_ids() {
-            for of_segment in blocks.chunk_by(|a, b| segment_of(*a) == segment_of(*b)) {
-                let segment = of_segment.first().map_or(0, |number| segment_of(*number));
-                runs.push((way.first_of(way.column.segment_bounds(of_segment)?.inner, segment), of_segment));
+            for of_segment in by_segment(blocks) {
+                let first = of_segment.first().copied().unwrap_or_default();
+                runs.push((way.first_of(way.column.segment_bounds(of_segment)?.inner, first.into()), of_segment));
             }
             runs.sort_unstable_by(|a: &Run<'_>, b| b.cmp(a));
         } else {
@@ -168,6 +168,12 @@ impl<'b, 's> Visits<'b, 's> {
         }
         Ok(next)
     }
+
+    /// Those that were not visited.
+    fn left(&self) -> Numbers {
+        let ordered = self.blocks.iter().map(|rank| rank.id(self.way.descending) as usize);
+        ordered.chain(self.runs.iter().flat_map(|(_, run)| run.iter().map(|number| usize::from(*number)))).collect()
+    }
 }
 
 /// A block, of which is asked for what will be read.
@@ -177,39 +183,17 @@ struct Ready<'s> {
     listed: Option<Listed<'s>>,
 }
 
-/// Numbers of blocks, a bit each.
-#[derive(Debug, Default)]
-struct BlockBits(SmallVec<[u64; 8]>);
-
-impl BlockBits {
-    fn add(&mut self, number: u16) {
-        let at = usize::from(number / 64);
-        if at >= self.0.len() {
-            self.0.resize(at + 1, 0);
-        }
-        if let Some(word) = self.0.get_mut(at) {
-            *word |= 1 << (number % 64);
-        }
-    }
-
-    #[inline]
-    fn contains(&self, number: u16) -> bool {
-        self.0.get(usize::from(number / 64)).is_some_and(|word| word >> (number % 64) & 1 == 1)
-    }
-}
-
 fn by_column<'s>(matcher: &mut Matcher<'s>, way: Way<'s>, blocks: &[u16], best: &mut Best<'_, '_>) -> Result<()> {
     let Way { column, passing, descending } = way;
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
     let mut visits = Visits::new(way, blocks, matcher.pool.visits())?;
-    let (mut hidden, mut visited) = (Hidden::default(), BlockBits::default());
+    let mut hidden = Hidden::default();
     let mut next: Option<(Rank, Ready<'s>)> = None;
     while let Some(visit) = visits.next(best)? {
         let Ready { number, codes, listed } = match next.take() {
             Some((of, ready)) if of == visit => ready,
             _ => way.ready(visit, matcher, best)?,
         };
-        visited.add(number);
         if let Some(listed) = listed {
             // While its ids are looked at, what the next one needs comes.
             if listed.ids.len() <= AHEAD
@@ -266,12 +250,10 @@ fn by_column<'s>(matcher: &mut Matcher<'s>, way: Way<'s>, blocks: &[u16], best: 
     }
     matcher.pool.put_set(set);
     matcher.pool.put_set(candidates);
-    matcher.pool.put_visits(visits.blocks);
     if descending {
-        let mut left = BlockBits::default();
-        blocks.iter().filter(|number| !visited.contains(**number)).for_each(|number| left.add(*number));
-        outliers(matcher, &mut hidden, way, &left, best)?;
+        outliers(matcher, &mut hidden, way, &visits.left(), best)?;
     }
+    matcher.pool.put_visits(visits.blocks);
     Ok(())
 }
 
@@ -406,10 +388,10 @@ fn outliers<'s>(
     matcher: &Matcher<'s>,
     hidden: &mut Hidden<'s>,
     Way { column, passing, .. }: Way<'s>,
-    left: &BlockBits,
+    left: &Numbers,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    if left.0.is_empty() {
+    if left.is_empty() {
         return Ok(());
     }
     let (least, ..) = best.codes();
@@ -419,7 +401,7 @@ fn outliers<'s>(
         let from = outliers.partition_point(|outlier| outlier.code > passing.last);
         let behind = outliers.partition_point(|outlier| outlier.code >= least);
         for Outlier { code, id, .. } in outliers.get(from..behind).unwrap_or_default() {
-            if !left.contains(block_of(*id)) {
+            if !left.contains(block_of(*id).into()) {
                 continue;
             }
             watch::step()?;

@@ -60,7 +60,7 @@ use self::{
     tree::Resolver,
     walk::Walk,
 };
-use crate::state::{ROWS_AHEAD, State};
+use crate::state::State;
 
 /// One page of a search.
 #[derive(Debug, Clone, PartialEq)]
@@ -164,14 +164,11 @@ fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>)
     };
     let mut rows = Vec::new();
     if !fields.is_empty() {
-        let mut reader = state.document_reader(&fields);
         rows.reserve(ids.len());
-        for some in ids.chunks(ROWS_AHEAD) {
-            reader.fetch(some);
-            for id in some {
-                rows.push(reader.values(*id)?.ok_or_else(|| order::gone(*id))?);
-            }
-        }
+        state.document_reader(&fields).each(&ids, |id, row| {
+            rows.push(row.ok_or_else(|| order::gone(id))?);
+            Ok::<_, Error>(())
+        })?;
     }
     Ok(Page { ids, fields, rows, next_cursor, count, now_us })
 }
@@ -373,19 +370,16 @@ pub fn get(state: &State, request: &GetRequest, now_us: i64) -> Result<Documents
     // Read behind all fields, where it matters.
     let visible_at = schema.visible_at.filter(|_| !request.include_pending);
     let read: Vec<FieldId> = fields.iter().copied().chain(visible_at).collect();
-    let mut reader = state.document_reader(&read);
     let mut found = Documents { ids: Vec::new(), fields, rows: Vec::new() };
-    for some in request.ids.chunks(ROWS_AHEAD) {
-        reader.fetch(some);
-        for id in some {
-            let Some(mut row) = reader.values(*id)? else { continue };
-            let visible_at = visible_at.and_then(|_| row.pop());
-            if !matches!(visible_at, Some(FieldValue::One(Value::Int(at))) if at > now_us) {
-                found.ids.push(*id);
-                found.rows.push(row);
-            }
+    state.document_reader(&read).each(&request.ids, |id, row| {
+        let Some(mut row) = row else { return Ok(()) };
+        let visible_at = visible_at.and_then(|_| row.pop());
+        if !matches!(visible_at, Some(FieldValue::One(Value::Int(at))) if at > now_us) {
+            found.ids.push(id);
+            found.rows.push(row);
         }
-    }
+        Ok::<_, Error>(())
+    })?;
     Ok(found)
 }
 

@@ -55,19 +55,21 @@ pub(super) fn skim<'s>(
     }
     visits.sort_unstable();
     let first = matcher.root.positives.first().map_or(0, |child| child.estimate);
+    let of_block = first / visits.len().max(1) as u64;
+    // Its blocks lie as words then, in which a few ids are quickly looked up.
+    let first_is_large = of_block > ARRAY_MAX as u64;
     while share < peaks::SHARE_MOST {
         let Some(floor) = column.reached_by(share)? else { break };
         let mut best = Best::new(sorter, after, want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
         let most = (share * documents as f64) as usize;
-        let is_few = first / visits.len().max(1) as u64 <= FEW.into();
-        let raised = match is_few && first * LOOK_UP < column.raised_about(share, most)? as u64 {
+        let raised = match of_block <= FEW.into() && first * LOOK_UP < column.raised_about(floor, most) as u64 {
             true => None,
             false => Some(column.raised(floor, most)?),
         };
         let floor = raised.as_ref().map_or(floor, Raised::floor);
         let codes = Codes { first: codes.first.max(floor), missing: false, ..codes };
-        skim_from(matcher, column, (codes, raised.as_ref()), &visits, &mut best)?;
+        skim_from(matcher, column, (codes, raised.as_ref()), (&visits, first_is_large), &mut best)?;
         // None of its rows has a lesser code, and none that has a greater one was left out.
         if best.is_full() {
             return Ok(Some(best.finish()));
@@ -82,14 +84,11 @@ fn skim_from<'s>(
     matcher: &mut Matcher<'s>,
     column: ColumnView<'s>,
     (codes, raised): (Codes, Option<&Raised>),
-    visits: &[(u64, u16)],
+    (visits, first_is_large): (&[(u64, u16)], bool),
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
     let mut hidden = Hidden::default();
-    let first = matcher.root.positives.first().map_or(0, |child| child.estimate);
-    // Its blocks lie as words then, in which a few ids are quickly looked up.
-    let first_is_large = first / visits.len().max(1) as u64 > ARRAY_MAX as u64;
     for (most, number) in visits.iter().rev() {
         let (least, ..) = best.codes();
         let least = least.max(codes.first);

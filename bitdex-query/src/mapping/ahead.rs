@@ -6,7 +6,13 @@
 #![allow(unsafe_code)]
 
 /// Bytes that come at once.
-pub const LINE: usize = 64;
+const LINE: usize = 64;
+
+/// As [`fetch`], of all that some things lie in, one behind the other.
+#[inline]
+pub fn fetch_all<T>(of: &[T]) {
+    of.chunks((LINE / size_of::<T>().max(1)).max(1)).filter_map(<[T]>::first).for_each(fetch);
+}
 
 /// Asks the processor to fetch what `of` lies in, and does not wait for it. A hint: where the processor knows none such,
 /// nothing happens.

@@ -101,8 +101,6 @@ pub struct Column {
     heads: Vec<Head>,
     /// Of each block, without its outliers.
     inner: Vec<BlockBounds>,
-    /// The smallest code and the largest.
-    span: Option<(u64, u64)>,
     whole: SegmentBounds,
     values: usize,
     codes: Part,
@@ -185,8 +183,6 @@ impl Column {
         {
             return Err(section.damaged(heads_at, "its parts have other lengths than its numbers say"));
         }
-        let with_ids = || heads.iter().filter(|head| head.count > 0);
-        let span = with_ids().map(|head| head.min).min().zip(with_ids().map(|head| head.max).max());
         let tops = Tops::open(pack, field, heads.len())?;
         let peaks = Peaks::open(pack, field, heads.len())?;
         let limit = |n: usize| tops.as_ref().and_then(|tops| tops.limit(n));
@@ -201,7 +197,6 @@ impl Column {
             segment,
             heads,
             inner,
-            span,
             whole,
             values: values as usize,
             codes,
@@ -348,7 +343,8 @@ impl Column {
 
     /// The smallest code and the largest.
     pub fn span(&self) -> Option<(u64, u64)> {
-        self.span
+        let SegmentBounds { inner, outlier } = self.whole;
+        (inner.count > 0).then(|| (inner.min, outlier.map_or(inner.max, |most| most.max(inner.max))))
     }
 
     /// Ids that have a value.
@@ -395,7 +391,7 @@ impl Column {
 
     /// Number of ids with lower codes, about: by the fences alone, between which codes are taken to be even.
     pub fn rank_about(&self, code: u64) -> Result<f64> {
-        let Some((_, most)) = self.span.filter(|(least, _)| *least < code) else { return Ok(0.0) };
+        let Some((_, most)) = self.span().filter(|(least, _)| *least < code) else { return Ok(0.0) };
         if most < code {
             return Ok(self.values as f64);
         }

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     log::{Error, Result},
-    mapping::ahead::{LINE, fetch},
+    mapping::ahead::{fetch, fetch_all},
     store::pack::{Pack, PackWriter, Section, SectionId, SectionKind},
 };
 
@@ -272,7 +272,7 @@ impl Documents {
     /// Asks for the record of an id.
     pub fn fetch_record(&self, id: u32) {
         if let Ok(Some(record)) = self.record(id) {
-            record.chunks(LINE).filter_map(<[u8]>::first).for_each(fetch);
+            fetch_all(record);
         }
     }
 

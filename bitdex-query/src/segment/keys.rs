@@ -14,7 +14,7 @@ use bytemuck::AnyBitPattern;
 use super::parts::Part;
 use crate::{
     log::{Error, Result},
-    mapping::ahead::{LINE, fetch},
+    mapping::ahead::{fetch, fetch_all},
     store::pack::Section,
 };
 
@@ -167,7 +167,7 @@ impl Keys {
     pub(super) fn fetch_keys(&self, section: &Section, group: usize) -> Result<()> {
         let (at, width) = self.group(section, group)?;
         let bytes = self.deltas.slice::<u8>(section, at * 8, self.in_group(group) << width)?;
-        bytes.chunks(LINE).filter_map(<[u8]>::first).for_each(fetch);
+        fetch_all(bytes);
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use smallvec::SmallVec;
 use super::{FieldType, GROUP, MANY, Place, Posting, Postings};
 use crate::{
     log::Result,
-    mapping::ahead::{LINE, fetch},
+    mapping::ahead::{fetch, fetch_all},
     segment::value::{Term, ValueRef},
 };
 
@@ -89,8 +89,7 @@ impl Postings {
             && let [low, high, blocks, _] = self.few.slice::<u16>(&self.section, place.at, 4)?
         {
             let (at, blocks) = (u32::from(*low) | u32::from(*high) << 16, usize::from(*blocks));
-            let lines = self.directories.slice::<u64>(&self.section, at as usize, blocks + 1)?.chunks(LINE / 8);
-            lines.filter_map(<[u64]>::first).for_each(fetch);
+            fetch_all(self.directories.slice::<u64>(&self.section, at as usize, blocks + 1)?);
         }
         Ok(())
     }

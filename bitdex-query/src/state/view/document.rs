@@ -13,12 +13,12 @@ use super::super::{
     layout::{Layout, Place},
 };
 use crate::{
-    log::Result,
+    log::{self, Result},
     segment::{SEGMENT_BITS, documents::Slots},
 };
 
 /// Documents whose rows are asked for before the first of them is decoded.
-pub(crate) const ROWS_AHEAD: usize = 64;
+const ROWS_AHEAD: usize = 64;
 /// There is room for two to the power of this many lookups' rows that were found for one document, and for many.
 const OF_ONE: u32 = 4;
 const OF_MANY: u32 = 8;
@@ -93,8 +93,23 @@ impl<'s> DocumentReader<'s> {
         }
     }
 
+    /// Calls `each` with every id and [`DocumentReader::values`] of it: what many of them need is asked for at once.
+    pub(crate) fn each<E: From<log::Error>>(
+        &mut self,
+        ids: &[u32],
+        mut each: impl FnMut(u32, Option<Vec<FieldValue>>) -> Result<(), E>,
+    ) -> Result<(), E> {
+        for some in ids.chunks(ROWS_AHEAD) {
+            self.fetch(some);
+            for id in some {
+                each(*id, self.values(*id)?)?;
+            }
+        }
+        Ok(())
+    }
+
     /// Asks for what [`DocumentReader::values`] will read of the documents themselves.
-    pub(crate) fn fetch(&self, ids: &[u32]) {
+    fn fetch(&self, ids: &[u32]) {
         let documents = |id: u32| self.state.files.segment(id >> SEGMENT_BITS).map(|segment| segment.documents());
         for id in ids {
             documents(*id).into_iter().for_each(|documents| documents.fetch_group(*id));

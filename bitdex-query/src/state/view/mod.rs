@@ -12,7 +12,7 @@ mod walk;
 
 pub(crate) use cells::CellBlock;
 pub(crate) use column::{CodeReader, ColumnView};
-pub(crate) use document::{DocumentView, ROWS_AHEAD};
+pub(crate) use document::DocumentView;
 pub(crate) use operand::Operand;
 pub(crate) use raised::Raised;
 pub(crate) use walk::Walk;

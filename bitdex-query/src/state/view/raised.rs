@@ -28,15 +28,10 @@ pub(crate) struct Raised {
 }
 
 impl ColumnView<'_> {
-    /// How many ids [`ColumnView::raised`] goes through, about, if it is asked for the code that `share` of the base's
-    /// ids reach, and no more than `most`.
-    pub(crate) fn raised_about(&self, share: f64, most: usize) -> Result<usize> {
-        if self.frozen.is_none() && self.active.is_none() {
-            return Ok(0);
-        }
-        let Some(floor) = self.reached_by(share)? else { return Ok(0) };
+    /// How many ids [`ColumnView::raised`] goes through, about.
+    pub(crate) fn raised_about(&self, floor: u64, most: usize) -> usize {
         let in_memory = [self.frozen, self.active].into_iter().flatten();
-        Ok(in_memory.map(|layer| layer.order((floor, 0)..).about().min(most)).sum())
+        in_memory.map(|layer| layer.order((floor, 0)..).about().min(most)).sum()
     }
 
     /// The ids that layers in memory raise to `floor` or a greater code, where that is not too many: the floor is raised
