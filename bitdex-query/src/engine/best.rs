@@ -66,6 +66,41 @@ impl<'q, 's> Best<'q, 's> {
         self.want == 0 || self.threshold.is_some_and(|threshold| of.first_of_code() > threshold)
     }
 
+    /// Whether a row of this code and id, and all that come after it, are not among the first.
+    pub(super) fn is_behind(&self, code: u64, id: u32) -> bool {
+        match &self.rows {
+            Rows::Plain(_) => {
+                let rank = Rank::new(Some(code), id, self.descending);
+                self.want == 0 || self.threshold.is_some_and(|threshold| rank >= threshold)
+            }
+            Rows::Keyed(_) => self.is_beyond(Some(code)),
+        }
+    }
+
+    /// Whether a row may be among the first, as far as its code and id tell.
+    pub(super) fn may_enter(&self, code: Option<u64>, id: u32) -> bool {
+        let rank = Rank::new(code, id, self.descending);
+        match &self.rows {
+            Rows::Plain(_) => {
+                self.threshold.is_none_or(|threshold| rank < threshold)
+                    && self.after.as_ref().is_none_or(|(after, _, _)| rank > *after)
+            }
+            Rows::Keyed(_) => self.threshold.is_none_or(|threshold| rank.first_of_code() <= threshold),
+        }
+    }
+
+    /// Whether there are as many rows as wanted, before anything was told of others.
+    pub(super) fn has_enough(&self) -> bool {
+        self.len() >= self.want
+    }
+
+    fn len(&self) -> usize {
+        match &self.rows {
+            Rows::Plain(rows) => rows.len(),
+            Rows::Keyed(rows) => rows.len(),
+        }
+    }
+
     /// The codes that may be among the first: from one to another, and whether a missing one may.
     pub(super) fn codes(&self) -> (u64, u64, bool) {
         match self.threshold {
@@ -115,10 +150,7 @@ impl<'q, 's> Best<'q, 's> {
 
     /// Draws the threshold in.
     pub(super) fn tighten(&mut self) {
-        let rows = match &self.rows {
-            Rows::Plain(rows) => rows.len(),
-            Rows::Keyed(rows) => rows.len(),
-        };
+        let rows = self.len();
         if rows > self.want || rows == self.want && self.threshold.is_none() {
             self.select();
         }

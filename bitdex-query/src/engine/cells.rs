@@ -124,6 +124,11 @@ impl BlockCells<'_> {
         (!self.cells.is_moved(id)).then(|| self.base_passes(id))
     }
 
+    /// Asks for what tells of an id.
+    pub(super) fn fetch(&self, id: u16) {
+        self.cells.cells.fetch(id);
+    }
+
     /// Keeps of few ids those that pass. `and`: to ask where cells do not tell.
     pub(super) fn restrict(&self, number: u16, set: &mut Set, and: &And<'_>) -> Result<()> {
         set.as_block().for_each(|id| self.cells.cells.fetch(id));

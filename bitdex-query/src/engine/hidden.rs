@@ -3,7 +3,10 @@
 use bitdex_proto::{schema::FieldId, value::Value};
 use smallvec::SmallVec;
 
-use super::evaluate::{Matcher, block_of, within_block};
+use super::{
+    codes::ColumnTest,
+    evaluate::{Matcher, block_of, within_block},
+};
 use crate::{
     log::Result,
     segment::value::ValueRef,
@@ -27,12 +30,23 @@ impl<'s> Hidden<'s> {
             Some(codes) => codes,
             None => place.insert(hidden.column.reader(number)?),
         };
-        let code = codes.get(within_block(id));
-        let is_hidden = || code.map_or(Ok(false), |code| hidden.passes(code, id));
-        match &matcher.trace {
-            None => is_hidden(),
-            Some((trace, step)) => trace.passes(*step, || Ok(!is_hidden()?)).map(|passes| !passes),
-        }
+        is_hidden(matcher, hidden, codes.get(within_block(id)), id)
+    }
+}
+
+/// As [`Hidden::contains`], of ids hardly two of which are of one block.
+pub(super) fn contains(matcher: &Matcher<'_>, id: u32) -> Result<bool> {
+    match &matcher.hidden {
+        Some(hidden) => is_hidden(matcher, hidden, hidden.column.get(id)?, id),
+        None => Ok(false),
+    }
+}
+
+fn is_hidden(matcher: &Matcher<'_>, hidden: &ColumnTest<'_>, code: Option<u64>, id: u32) -> Result<bool> {
+    let is_hidden = || code.map_or(Ok(false), |code| hidden.passes(code, id));
+    match &matcher.trace {
+        None => is_hidden(),
+        Some((trace, step)) => trace.passes(*step, || Ok(!is_hidden()?)).map(|passes| !passes),
     }
 }
 

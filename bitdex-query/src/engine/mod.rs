@@ -18,6 +18,7 @@ mod filter;
 mod fused;
 mod gather;
 mod hidden;
+mod lead;
 mod named;
 mod order;
 mod plan;
@@ -250,7 +251,7 @@ fn page<'s>(
     }
     let range = matcher.root.range(first.field);
     let asked = Asked { sorter: &sorter, range, shown: &shown, blocks: &blocks, after, want };
-    let estimates = Estimates::new(&matcher.root, &asked, state.documents())?;
+    let (estimates, mut led) = Estimates::new(&matcher.root, &asked, state.documents(), how.plan)?;
     if let Some(trace) = how.trace {
         trace.run(|run| run.estimates = Some(estimates));
     }
@@ -271,11 +272,27 @@ fn page<'s>(
         Some(_) => matcher.root.take_range(first.field, resolver)?,
         None => None,
     };
-    if let (Some(trace), Some(step)) = (how.trace, taken) {
-        trace.lies(step, "ends of the order");
+    if let Some((at, step)) = taken {
+        if let Some(led) = &mut led {
+            led.without(at);
+        }
+        if let Some(trace) = how.trace {
+            trace.lies(step, "ends of the order");
+        }
     }
     let mut by_blocks = plan;
     let mut given_up = "";
+    if plan == Plan::Lead {
+        if let (Some(led), Some(column)) = (led, sorter.first()) {
+            told("lead");
+            if let Some(found) = led.run(matcher, asked, (column, estimates.share, state.documents()))? {
+                ended(how, found.len());
+                return Ok(found);
+            }
+            given_up = "lead, given up, then ";
+        }
+        by_blocks = estimates.pick_by_blocks();
+    }
     if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
         told("walk");
         let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);

@@ -4,10 +4,11 @@ use std::fmt;
 
 use super::{
     hidden::Shown,
+    lead::{self, Led},
     order::{After, Sorter},
     set::SPARSE,
     skim,
-    tree::And,
+    tree::{And, Child, Node},
 };
 use crate::{
     log::Result,
@@ -24,10 +25,12 @@ pub enum Plan {
     Gather,
     /// Evaluates blocks of those ids alone that have the greatest codes, and of more where there are too few.
     Skim,
+    /// Comes to the ids that files list as those with the greatest codes, and tests each, until there are enough.
+    Lead,
 }
 
 impl Plan {
-    pub const ALL: [Self; 3] = [Self::Walk, Self::Gather, Self::Skim];
+    pub const ALL: [Self; 4] = [Self::Walk, Self::Gather, Self::Skim, Self::Lead];
 }
 
 impl fmt::Display for Plan {
@@ -36,6 +39,7 @@ impl fmt::Display for Plan {
             Self::Walk => "walk",
             Self::Gather => "gather",
             Self::Skim => "skim",
+            Self::Lead => "lead",
         })
     }
 }
@@ -44,12 +48,24 @@ impl fmt::Display for Plan {
 mod cost {
     /// One step of a walk over a column, with the test of the id.
     pub(super) const STEP: f64 = 40.0;
-    /// The same where the next id is in any block.
-    pub(super) const FAR_STEP: f64 = 150.0;
+    /// The same where the next id is in any block, and its cell tells,
+    pub(super) const FAR_STEP: f64 = 50.0;
+    /// or another set does,
+    pub(super) const FAR_SET: f64 = 20.0;
+    /// or codes do.
+    pub(super) const FAR_CODE: f64 = 50.0;
     /// One operand of one block.
     pub(super) const OPERAND: f64 = 150.0;
     /// The same where few ids of the block are left.
     pub(super) const SPARSE: f64 = 60.0;
+    /// One step through lists, with the test of the id by its cell.
+    pub(super) const LED_STEP: f64 = 40.0;
+    /// A list that is begun.
+    pub(super) const LIST: f64 = 300.0;
+    /// One of a term's ids where there is no list.
+    pub(super) const UNLISTED: f64 = 40.0;
+    /// A block in which layers above the base say something.
+    pub(super) const OVERLAID: f64 = 150.0;
     /// Copying the words of a block.
     pub(super) const COPY: f64 = 600.0;
     /// Looking one of a block's few ids up in words that nobody has read lately.
@@ -66,6 +82,8 @@ mod cost {
     pub(super) const RAISED: f64 = 8.0;
     /// Reading the code of an id of those most of which come first, and are kept.
     pub(super) const ROW: f64 = 30.0;
+    /// The same with the test of the id.
+    pub(super) const RAISED_TEST: f64 = 80.0;
     /// A block that is visited at all.
     pub(super) const BLOCK: f64 = 150.0;
     /// One that a bound leaves out.
@@ -89,6 +107,7 @@ pub(super) struct Estimates {
     pub(super) walk_ns: f64,
     pub(super) gather_ns: f64,
     pub(super) skim_ns: f64,
+    pub(super) lead_ns: f64,
     /// See [`skim::share`].
     pub(super) share: f64,
 }
@@ -106,7 +125,13 @@ pub(super) struct Asked<'q, 's> {
 }
 
 impl Estimates {
-    pub(super) fn new(root: &And<'_>, asked: &Asked<'_, '_>, documents: u64) -> Result<Self> {
+    /// `forced`: which plan is taken, whatever it costs.
+    pub(super) fn new<'s>(
+        root: &And<'s>,
+        asked: &Asked<'_, 's>,
+        documents: u64,
+        forced: Option<Plan>,
+    ) -> Result<(Self, Option<Led<'s>>)> {
         let Asked { sorter, range, shown, blocks, want, .. } = *asked;
         let documents = documents.max(1);
         let matches = root.estimate(documents);
@@ -121,9 +146,10 @@ impl Estimates {
             walk_ns: f64::INFINITY,
             gather_ns: block * all,
             skim_ns: f64::INFINITY,
+            lead_ns: f64::INFINITY,
             share: f64::INFINITY,
         };
-        let Some(column) = sorter.first() else { return Ok(none) };
+        let Some(column) = sorter.first() else { return Ok((none, None)) };
         let within = match range {
             Some((first, last)) => column.estimate(first, last.min(shown.most))?,
             None => documents,
@@ -142,27 +168,44 @@ impl Estimates {
         let code = cost::CODE + layers as f64 * if is_many { cost::LAYER_OF_MANY } else { cost::LAYER };
         let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
         let walked = (all * (steps / within.max(1) as f64 + spread) + 1.0).min(all).min(steps);
-        let share = match sorter.first_descends() && spread >= 1.0 {
-            true => asked.share(column, matches, documents)?,
-            false => f64::INFINITY,
-        };
+        let walk_ns = steps * (if spread < 1.0 { cost::STEP } else { cost::FAR_STEP + tests(root, None) })
+            + walked * (cost::BLOCK + operands * cost::SPARSE);
+        let gather_ns = gathered * block + (matches as f64 * (gathered / all) * code).min(rows) + all * cost::LEFT_OUT;
+        let (mut share, mut led) = (f64::INFINITY, None);
+        if sorter.first_descends()
+            && spread >= 1.0
+            && let Some(above) = asked.above(column)?
+        {
+            share = skim::share(want, matches, documents, above);
+            let up_to_last = want as f64 / matches.max(1) as f64 * documents as f64 + above as f64;
+            let most = if forced.is_some() { f64::INFINITY } else { walk_ns.min(gather_ns) };
+            let is_worth = |steps, child| steps * (cost::LED_STEP + tests(root, child)) < most;
+            led = Led::find(root, column, (up_to_last, documents), is_worth, forced == Some(Plan::Lead))?;
+        }
         let skim_ns = match share < peaks::SHARE_MOST {
             true => {
-                let block = skimmed(share, of_block, operands, matches as f64 / all * code);
+                let untold = root.positives.iter().chain(&root.negatives).filter(|child| !child.told);
+                let looks = untold.map(|child| looks(&child.node)).sum::<f64>() + f64::from(root.cells.is_some());
+                let block = skimmed(share, of_block, (operands, looks), matches as f64 / all * code);
                 let raised = (layers as f64 * share * documents as f64).min(in_memory as f64) * cost::RAISED;
                 let looked_up = if of_block <= skim::FEW.into() { of_block * all * cost::LAYER } else { f64::INFINITY };
                 all * (cost::LEFT_OUT + cost::BLOCK + block) + raised.min(looked_up)
             }
             false => f64::INFINITY,
         };
-        Ok(Self {
-            walk_ns: steps * (if spread < 1.0 { cost::STEP } else { cost::FAR_STEP })
-                + walked * (cost::BLOCK + operands * cost::SPARSE),
-            gather_ns: gathered * block + (matches as f64 * (gathered / all) * code).min(rows) + all * cost::LEFT_OUT,
-            skim_ns,
-            share,
-            ..none
-        })
+        let lead_ns = led.as_ref().map_or(f64::INFINITY, |led| {
+            let raised = (layers as f64 * share * documents as f64).min(in_memory as f64);
+            let raised = match led.child().and_then(|child| root.positives.get(child)) {
+                Some(child) => raised.min(child.estimate as f64 / lead::LOOK_UP as f64) * cost::RAISED,
+                // All of them are tested.
+                None => raised * cost::RAISED_TEST,
+            };
+            led.steps * (cost::LED_STEP + tests(root, led.child()))
+                + led.lists() as f64 * cost::LIST
+                + led.ids as f64 * cost::UNLISTED
+                + if layers > 0 { raised + all * cost::OVERLAID } else { 0.0 }
+        });
+        Ok((Self { walk_ns, gather_ns, skim_ns, share, lead_ns, ..none }, led))
     }
 
     pub(super) fn of(&self, plan: Plan) -> f64 {
@@ -170,16 +213,18 @@ impl Estimates {
             Plan::Walk => self.walk_ns,
             Plan::Gather => self.gather_ns,
             Plan::Skim => self.skim_ns,
+            Plan::Lead => self.lead_ns,
         }
     }
 
     /// The cheapest.
     pub(super) fn pick(&self) -> Plan {
         let by_blocks = self.pick_by_blocks();
-        if self.walk_ns <= self.of(by_blocks) { Plan::Walk } else { by_blocks }
+        let others = [Plan::Lead, Plan::Walk].into_iter().filter(|plan| self.of(*plan) <= self.of(by_blocks));
+        others.min_by(|a, b| self.of(*a).total_cmp(&self.of(*b))).unwrap_or(by_blocks)
     }
 
-    /// The cheapest that does not walk.
+    /// The cheapest that goes by blocks.
     pub(super) fn pick_by_blocks(&self) -> Plan {
         if self.skim_ns < self.gather_ns { Plan::Skim } else { Plan::Gather }
     }
@@ -191,20 +236,37 @@ impl Estimates {
 }
 
 impl Asked<'_, '_> {
-    /// See [`skim::share`].
-    fn share(&self, column: ColumnView<'_>, matches: u64, documents: u64) -> Result<f64> {
+    /// How many documents come before the first row, downwards; `None`: all that have a value.
+    fn above(&self, column: ColumnView<'_>) -> Result<Option<u64>> {
         let after = self.after.map_or(Some(u64::MAX), |after| self.sorter.after_code(after));
-        // What has no value comes last.
-        let Some(after) = after else { return Ok(f64::INFINITY) };
+        let Some(after) = after else { return Ok(None) };
         let last = self.range.map_or(u64::MAX, |(_, last)| last).min(self.shown.most).min(after);
-        let above = last.checked_add(1).map_or(Ok(0), |from| column.estimate(from, u64::MAX))?;
-        Ok(skim::share(self.want, matches, documents, above))
+        last.checked_add(1).map_or(Ok(0), |from| column.estimate(from, u64::MAX)).map(Some)
     }
 }
 
-/// What a block costs of which only ids with the greatest codes are looked at. `first`: ids of its first operand. `codes`:
-/// what it takes to read the codes of all that match.
-fn skimmed(share: f64, first: f64, operands: f64, codes: f64) -> f64 {
+/// What the tests of an id that may be in any block cost beside that of its cell, and without that of the positive at a
+/// place.
+fn tests(root: &And<'_>, granted: Option<usize>) -> f64 {
+    let test = |child: &Child<'_>| match &child.node {
+        Node::Column(_) | Node::And(_) | Node::Or(_) => cost::FAR_CODE,
+        node => looks(node) * cost::FAR_SET,
+    };
+    let others = root.positives.iter().enumerate().filter(|(n, _)| Some(*n) != granted).map(|(_, child)| child);
+    others.chain(&root.negatives).filter(|child| !child.told).map(test).sum()
+}
+
+/// How many sets an id is looked up in.
+fn looks(node: &Node<'_>) -> f64 {
+    match node {
+        Node::Union(union) => union.terms.len() as f64,
+        _ => 1.0,
+    }
+}
+
+/// What a block costs of which only ids with the greatest codes are looked at. `first`: ids of its first operand. `looks`:
+/// sets that single ids are looked up in. `codes`: what it takes to read the codes of all that match.
+fn skimmed(share: f64, first: f64, (operands, looks): (f64, f64), codes: f64) -> f64 {
     let few = first <= ARRAY_MAX as f64;
     let is_array = |level: f64| IDS * level <= peaks::ARRAY_MOST as f64;
     let levels = peaks::SHARES.into_iter().map(|share| 1.0 / share as f64);
@@ -213,7 +275,7 @@ fn skimmed(share: f64, first: f64, operands: f64, codes: f64) -> f64 {
     let ids = first * level;
     if !few && is_array(level) {
         // The ids of the level are looked up in all operands.
-        return operands * (cost::SPARSE + IDS * level * cost::FAR_PROBE) + codes * level;
+        return looks * (cost::SPARSE + IDS * level * cost::FAR_PROBE) + codes * level;
     }
     let begin = if few { first * cost::PROBE } else { cost::COPY };
     begin + (operands - 1.0).max(0.0) * (cost::SPARSE + ids * cost::PROBE).min(cost::OPERAND) + codes * level

@@ -7,7 +7,7 @@ use super::{
     set::Set,
     tree::{And, Node},
 };
-use crate::{log::Result, segment::sets::Block};
+use crate::{log::Result, mapping::ahead::fetch, segment::sets::Block};
 
 /// Ids tested one by one in a block before all of it is evaluated,
 const TESTS: u16 = 32;
@@ -22,6 +22,8 @@ pub(super) struct Probes<'s> {
     steps: Vec<Step<'s>>,
     /// Of steps.
     cells: Vec<BlockCells<'s>>,
+    /// See [`Probes::granted`].
+    granted: Option<usize>,
 }
 
 #[derive(Debug, Default)]
@@ -61,6 +63,32 @@ enum Step<'s> {
 }
 
 impl<'s> Probes<'s> {
+    /// Of ids that are known to be in the base's set of a positive: it is asked of those alone in whose block layers above
+    /// the base change it.
+    pub(super) fn granted(positive: Option<usize>) -> Self {
+        Self { granted: positive, ..Self::default() }
+    }
+
+    /// Asks for what tells of an id.
+    pub(super) fn fetch(&mut self, matcher: &mut Matcher<'s>, id: u32) -> Result<()> {
+        let number = block_of(id);
+        self.look_up(matcher, number)?;
+        if let Some(Seen::Steps(first, last, _)) = self.blocks.get(usize::from(number)) {
+            for step in self.steps.get(*first as usize..*last as usize).unwrap_or_default() {
+                match step {
+                    Step::Cells(n) => self.cells.get(*n as usize).into_iter().for_each(|it| it.fetch(within_block(id))),
+                    Step::Must(Block::Bits(words))
+                    | Step::MustNot(Block::Bits(words))
+                    | Step::Any(Block::Bits(words), _) => {
+                        words.get(usize::from(within_block(id) >> 6)).into_iter().for_each(fetch);
+                    }
+                    _ => {}
+                }
+            }
+        }
+        Ok(())
+    }
+
     pub(super) fn contains(&mut self, matcher: &mut Matcher<'s>, id: u32) -> Result<bool> {
         match self.of_block(matcher, block_of(id), 1)? {
             Tests::None => Ok(false),
@@ -100,23 +128,8 @@ impl<'s> Probes<'s> {
 
     /// How so many more ids of a block are tested.
     fn of_block(&mut self, matcher: &mut Matcher<'s>, number: u16, ids: u16) -> Result<Tests<'_, 's>> {
+        self.look_up(matcher, number)?;
         let at = usize::from(number);
-        if at >= self.blocks.len() {
-            self.blocks.resize_with(at + 1, Seen::default);
-        }
-        if let Some(Seen::New) = self.blocks.get(at) {
-            let first = self.steps.len();
-            let seen = if matcher.trace.is_some() {
-                Seen::Traced(0)
-            } else if self.compile(&matcher.root, number, &mut matcher.pool)? {
-                Seen::Steps(first as u32, self.steps.len() as u32, 0)
-            } else {
-                Seen::Nothing
-            };
-            if let Some(block) = self.blocks.get_mut(at) {
-                *block = seen;
-            }
-        }
         let has_enough = match self.blocks.get_mut(at) {
             Some(Seen::Steps(first, last, tested)) => {
                 let most = tests(&self.steps, *first as usize, *last as usize);
@@ -155,13 +168,35 @@ impl<'s> Probes<'s> {
         })
     }
 
+    /// Finds out how ids of a block are tested, where that was not done yet.
+    fn look_up(&mut self, matcher: &mut Matcher<'s>, number: u16) -> Result<()> {
+        let at = usize::from(number);
+        if at >= self.blocks.len() {
+            self.blocks.resize_with(at + 1, Seen::default);
+        }
+        if let Some(Seen::New) = self.blocks.get(at) {
+            let first = self.steps.len();
+            let seen = if matcher.trace.is_some() {
+                Seen::Traced(0)
+            } else if self.compile(&matcher.root, number, &mut matcher.pool)? {
+                Seen::Steps(first as u32, self.steps.len() as u32, 0)
+            } else {
+                Seen::Nothing
+            };
+            if let Some(block) = self.blocks.get_mut(at) {
+                *block = seen;
+            }
+        }
+        Ok(())
+    }
+
     /// Whether any id of the block may pass.
     fn compile(&mut self, root: &And<'s>, number: u16, pool: &mut Pool) -> Result<bool> {
         let cells = root.cells.as_ref().and_then(|cells| cells.block(number));
         let cells = cells.filter(BlockCells::tell_of_most);
         let at = cells.as_ref().map(|_| self.cells.len() as u32);
         self.cells.extend(cells);
-        compile(root, number, at, &mut self.steps, pool)
+        compile(root, number, (at, self.granted), &mut self.steps, pool)
     }
 
     /// Gives back its room.
@@ -185,16 +220,24 @@ fn tests(steps: &[Step<'_>], first: usize, last: usize) -> u16 {
     }
 }
 
-/// Whether any id of the block may pass. `cells`: the place of the block's.
+/// Whether any id of the block may pass. `cells`: the place of the block's. `granted`: see [`Probes::granted`].
 fn compile<'s>(
     root: &And<'s>,
     number: u16,
-    cells: Option<u32>,
+    (cells, granted): (Option<u32>, Option<usize>),
     steps: &mut Vec<Step<'s>>,
     pool: &mut Pool,
 ) -> Result<bool> {
     let mut cells_tell = cells.is_some();
     for (child, n) in root.positives.iter().zip(0..) {
+        let of_base = || match &child.node {
+            Node::Term(operand) => operand.is_of_base(number),
+            Node::Union(union) => union.of_block(number).all(|operand| operand.is_of_base(number)),
+            _ => false,
+        };
+        if granted == Some(n as usize) && of_base() {
+            continue;
+        }
         if let (true, Some(at)) = (child.told, cells) {
             if std::mem::take(&mut cells_tell) {
                 steps.push(Step::Cells(at));

@@ -88,7 +88,7 @@ fn skim_from<'s>(
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
-    let mut hidden = Hidden::default();
+    let (mut hidden, mut ids) = (Hidden::default(), Vec::new());
     for (most, number) in visits.iter().rev() {
         let (least, ..) = best.codes();
         let least = least.max(codes.first);
@@ -104,8 +104,16 @@ fn skim_from<'s>(
         }
         match column.peaks(*number, least, false)? {
             // As few ids as that are better looked up in all operands.
-            Some(peaks @ (Block::Empty | Block::Array(_))) if reader.is_plain() && first_is_large => {
+            Some(peaks @ (Block::Empty | Block::Array(_))) if first_is_large && reader.is_plain() => {
                 matcher.evaluate_some(*number, &mut set, Begin::Of(peaks))?;
+            }
+            Some(peaks @ (Block::Empty | Block::Array(_))) if first_is_large && raised.is_some() => {
+                ids.clear();
+                peaks.for_each(|id| ids.push(id));
+                reader.each_reaching(least, raised.map_or(&[], |raised| raised.block(*number)), &mut ids);
+                ids.sort_unstable();
+                ids.dedup();
+                matcher.evaluate_some(*number, &mut set, Begin::Of(Block::of(&ids)))?;
             }
             _ => {
                 let raised = raised.map(|raised| raised.block(*number));

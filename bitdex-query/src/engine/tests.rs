@@ -16,6 +16,7 @@ use rand_chacha::ChaCha8Rng;
 mod explain;
 mod features;
 mod fuzz;
+mod leading;
 mod named;
 
 use super::{Counted, How, Plan, count, cursor_sequence, get, matching, search, search_how};

@@ -152,12 +152,12 @@ impl<'s> And<'s> {
         self.find_range(field).map(|(_, range)| range)
     }
 
-    /// Takes the test of [`And::range`] out. Answers with its step.
-    pub(super) fn take_range(&mut self, field: FieldId, resolver: Resolver<'s, '_>) -> Result<Option<StepId>> {
+    /// Takes the test of [`And::range`] out. Answers with where it stood, and its step.
+    pub(super) fn take_range(&mut self, field: FieldId, resolver: Resolver<'s, '_>) -> Result<Option<(usize, StepId)>> {
         let Some((at, _)) = self.find_range(field) else { return Ok(None) };
         let child = self.positives.remove(at);
         resolver.complete(self)?;
-        Ok(Some(child.step))
+        Ok(Some((at, child.step)))
     }
 
     /// Fields whose columns it tests.

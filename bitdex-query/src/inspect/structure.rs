@@ -161,6 +161,9 @@ fn segment_sums(state: &State, segment: &Segment, findings: &mut Findings) -> Re
             findings
                 .add(format_args!("{path}, {}: bounds of the column are not those of its codes", name(state, field)));
         }
+        if !segment.leaders_agree(field)? {
+            findings.add(format_args!("{path}, {}: listed first are not the ids that come first", name(state, field)));
+        }
     }
     Ok(())
 }

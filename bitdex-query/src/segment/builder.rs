@@ -16,6 +16,7 @@ use super::{
     BLOCKS_PER_SEGMENT, Index, SEGMENT_BITS, Spec,
     columns::ColumnWriter,
     documents::DocumentsWriter,
+    leaders::{self, LeadersWriter, Leading},
     postings::{PostingsWriter, Role},
     segment::{HEADER, Header, fingerprint},
     sets::{Block, WORDS},
@@ -24,7 +25,7 @@ use super::{
 use crate::{
     log::{Result, disk::Disk},
     store::{
-        format::Stamp,
+        format::{self, Stamp},
         pack::{PackKind, PackWriter},
     },
 };
@@ -103,14 +104,40 @@ impl SegmentBuilder {
     pub fn finish(self, hash: u128) -> Result<Built> {
         let Self { mut pack, documents, mut header, fields, .. } = self;
         documents.finish(&mut pack)?;
-        for field in fields {
-            field.finish(&mut pack)?;
-        }
+        write_fields(&mut pack, fields, header.documents)?;
         header.hash = [hash as u64, (hash >> 64) as u64];
         pack.section(HEADER)?;
         pack.write(bytemuck::bytes_of(&header))?;
         Ok(Built { bytes: pack.finish()?, documents: header.documents })
     }
+}
+
+fn write_fields(pack: &mut PackWriter, mut fields: Vec<FieldBuilder>, documents: u64) -> Result<()> {
+    if pack.format() < format::LEADERS {
+        for mut field in fields {
+            let column = field.column.take();
+            field.write_sets(pack, None)?;
+            column.map_or(Ok(()), |column| column.finish(pack).map(drop))?;
+        }
+        return Ok(());
+    }
+    let mut written = Vec::new();
+    for field in &mut fields {
+        if let Some(column) = field.column.take() {
+            let column = column.finish(pack)?;
+            if leaders::are_made_for(field.ty) {
+                written.push((field.field, column));
+            }
+        }
+    }
+    let leading = written.iter().filter_map(|(field, column)| Some(Leading { field: *field, codes: column.codes()? }));
+    let leading: Vec<_> = leading.collect();
+    for field in fields {
+        let leaders =
+            (field.index == Index::Terms && !leading.is_empty()).then(|| LeadersWriter::new(&leading, documents));
+        field.write_sets(pack, leaders)?;
+    }
+    Ok(())
 }
 
 /// A set of a segment's ids (from 0 on).
@@ -126,7 +153,7 @@ impl Bitmap {
         block[(id >> 6) as usize & (WORDS - 1)] |= 1 << (id & 63);
     }
 
-    fn write(&self, first_block: u16, to: &mut PostingsWriter) {
+    fn write(&self, first_block: u16, to: &mut PostingsWriter<'_>) {
         for (block, number) in self.blocks.iter().zip(first_block..=u16::MAX) {
             if let Some(words) = block {
                 to.block(number, Block::Bits(words));
@@ -146,7 +173,8 @@ struct FieldBuilder {
     ty: FieldType,
     segment: u32,
     exists: Bitmap,
-    column: ColumnWriter,
+    /// Where it has one.
+    column: Option<ColumnWriter>,
     /// The document whose value came last: a column takes one of each.
     last: Option<u32>,
     terms: Terms,
@@ -154,7 +182,7 @@ struct FieldBuilder {
 
 impl FieldBuilder {
     fn new(field: FieldId, index: Index, ty: FieldType, segment: u32) -> Self {
-        let column = ColumnWriter::dense(field, segment);
+        let column = (index == Index::Column).then(|| ColumnWriter::dense(field, segment));
         let (exists, terms) = (Bitmap::default(), Terms::default());
         Self { field, index, ty, segment, exists, column, last: None, terms }
     }
@@ -162,11 +190,10 @@ impl FieldBuilder {
     #[inline]
     fn insert(&mut self, id: u32, value: ValueRef<'_>) {
         let first = self.last != Some(id);
-        match self.index {
-            Index::None => return,
-            Index::Column if first => self.column.push(id, Some(value.code())),
-            Index::Column => return,
-            Index::Terms => self.terms.insert(id & IN_SEGMENT, value),
+        match (self.index, &mut self.column) {
+            (Index::Terms, _) => self.terms.insert(id & IN_SEGMENT, value),
+            (Index::Column, Some(column)) if first => column.push(id, Some(value.code())),
+            _ => return,
         }
         if first {
             self.exists.insert(id & IN_SEGMENT);
@@ -175,24 +202,23 @@ impl FieldBuilder {
     }
 
     fn bytes(&self) -> usize {
-        self.exists.bytes() + self.column.bytes() + self.terms.bytes()
+        self.exists.bytes() + self.column.as_ref().map_or(0, ColumnWriter::bytes) + self.terms.bytes()
     }
 
     /// Bytes that `finish` takes beside.
     fn finishing(&self) -> usize {
-        self.column.finishing() + self.terms.finishing()
+        self.column.as_ref().map_or(0, ColumnWriter::finishing) + self.terms.finishing()
     }
 
-    fn finish(self, pack: &mut PackWriter) -> Result<()> {
-        let Self { field, index, ty, segment, exists, column, terms, .. } = self;
+    fn write_sets(self, pack: &mut PackWriter, leaders: Option<LeadersWriter<'_>>) -> Result<()> {
+        let Self { field, ty, segment, exists, terms, .. } = self;
         let first_block = (segment << (SEGMENT_BITS - 16)) as u16;
-        let mut postings = PostingsWriter::new(Role::Held, field, ty);
+        let mut postings = PostingsWriter::with_leaders(Role::Held, field, ty, leaders);
         postings.term(Term::Exists);
         exists.write(first_block, &mut postings);
         drop(exists);
         terms.write(ty, first_block, &mut postings);
-        postings.finish(pack)?;
-        if index == Index::Column { column.finish(pack) } else { Ok(()) }
+        postings.finish(pack)
     }
 }
 
@@ -382,7 +408,7 @@ impl Terms {
         (ids, starts, ends)
     }
 
-    fn write(mut self, ty: FieldType, first_block: u16, to: &mut PostingsWriter) {
+    fn write(mut self, ty: FieldType, first_block: u16, to: &mut PostingsWriter<'_>) {
         self.slots = Vec::new();
         self.small = Vec::new();
         let mut order: Vec<u32> = (0..self.len() as u32).collect();

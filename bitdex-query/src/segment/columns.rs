@@ -35,7 +35,7 @@ use std::{
 use bitdex_proto::schema::FieldId;
 use bytemuck::{Pod, Zeroable};
 pub use sparse::SparseColumn;
-pub use writer::ColumnWriter;
+pub use writer::{ColumnWriter, Written};
 
 use super::{
     BLOCKS_PER_SEGMENT, SEGMENT_BITS,
@@ -319,17 +319,22 @@ impl Column {
         self.peaks.as_ref().map_or(Ok(()), Peaks::warm)
     }
 
+    /// All that lies in the file of codes.
+    pub(super) fn all_codes(&self) -> Result<Codes<'_>> {
+        Ok(Codes {
+            segment: self.segment,
+            heads: &self.heads,
+            codes: self.codes.all(&self.section)?,
+            order: self.order.all(&self.section)?,
+        })
+    }
+
     /// Whether bounds and sets of the greatest codes are what follows from the codes.
     pub fn agrees(&self) -> Result<bool> {
         if self.section.format() < format::BOUNDS {
             return Ok(self.tops.is_none() && self.peaks.is_none());
         }
-        let codes = Codes {
-            segment: self.segment,
-            heads: &self.heads,
-            codes: self.codes.all(&self.section)?,
-            order: self.order.all(&self.section)?,
-        };
+        let codes = self.all_codes()?;
         match &self.tops {
             Some(tops) => Ok(self.peaks.is_none() && tops.is_of(codes)?),
             None if Tops::follow(codes) => Ok(false),
@@ -385,7 +390,23 @@ impl Column {
         Ok(())
     }
 
-    fn id(&self, [a, b, c]: [u8; 3]) -> u32 {
+    /// The ids that have a value, in the ascending order of (code, id): 3 bytes each, see [`Column::id`].
+    pub fn ranked_bytes(&self) -> Result<&[u8]> {
+        self.order.all(&self.section)
+    }
+
+    /// Asks for the code of an id before it is read.
+    #[inline]
+    pub fn fetch(&self, id: u32) {
+        if let Some(head) = self.head((id >> 16) as u16) {
+            let at = head.at as usize + (id as usize & (IDS - 1)) * head.width as usize;
+            self.section.fetch(self.codes.position::<u8>(at));
+        }
+    }
+
+    /// An id of the segment, as files have it.
+    #[inline]
+    pub fn id(&self, [a, b, c]: [u8; 3]) -> u32 {
         self.segment << SEGMENT_BITS | u32::from_le_bytes([a, b, c, 0]) & IN_SEGMENT
     }
 
@@ -460,8 +481,24 @@ impl<'a> Codes<'a> {
         BlockReader { bytes: self.codes.get(start..start + length).unwrap_or_default(), head: *head }
     }
 
+    /// Of a block by its number over the whole index.
+    pub(super) fn of_block(self, number: u16) -> BlockReader<'a> {
+        let head = self.heads.get(usize::from(self.place_of(number)));
+        head.map_or(BlockReader { bytes: &[], head: Head::zeroed() }, |head| self.reader(head))
+    }
+
+    /// Of a block, among those of the segment.
+    pub(super) fn place_of(self, number: u16) -> u16 {
+        number % BLOCKS_PER_SEGMENT
+    }
+
     pub(super) fn blocks(self) -> usize {
         self.heads.len()
+    }
+
+    /// The least code.
+    pub(super) fn least(self) -> u64 {
+        self.heads.iter().filter(|head| head.count > 0).map(|head| head.min).min().unwrap_or(0)
     }
 
     /// Ids with a value.

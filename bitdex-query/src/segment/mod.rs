@@ -9,6 +9,7 @@ pub mod documents;
 pub mod kept;
 mod keys;
 pub mod lanes;
+pub mod leaders;
 pub mod overridden;
 mod parts;
 pub mod peaks;

@@ -23,7 +23,9 @@
 //! ```
 //!
 //! A directory is the number of ids (u64), then for each block: its number (u16), ids less one (u16), and where they
-//! begin (u32), in units of 8 bytes: in `arrays`, or in `bits` where there are more than [`ARRAY_MAX`].
+//! begin (u32), in units of 8 bytes: in `arrays`, or in `bits` where there are more than [`ARRAY_MAX`]. Where the field has
+//! a section of [leaders](super::leaders), one u64 more: where the term's lists begin in there, in units of 4 bytes, plus
+//! one; 0: it has none.
 
 mod seek;
 
@@ -44,6 +46,7 @@ pub use seek::seek;
 use super::{
     kept::Kept,
     keys::{GROUP, Keys, KeysWriter},
+    leaders::{Leaders, LeadersWriter},
     parts::{self, Part},
     sets::{ARRAY_MAX, Block, WORDS},
     value::{self, Term, ValueRef},
@@ -94,9 +97,19 @@ struct Meta {
     exists_blocks: u32,
 }
 
+impl Entry {
+    fn block<'b>(&self, bits: &'b [u64], arrays: &'b [u16]) -> Block<'b> {
+        let (count, at) = (usize::from(self.last) + 1, self.at as usize);
+        if count <= ARRAY_MAX {
+            return Block::of(arrays.get(at * 4..at * 4 + count).unwrap_or_default());
+        }
+        bits.get(at..).and_then(<[u64]>::first_chunk).map_or(Block::Empty, Block::Bits)
+    }
+}
+
 /// Writes one field's sets; terms come in ascending order (`Exists` first), and blocks of a term too.
 #[derive(Debug)]
-pub struct PostingsWriter {
+pub struct PostingsWriter<'a> {
     role: Role,
     field: FieldId,
     text: bool,
@@ -112,6 +125,7 @@ pub struct PostingsWriter {
     directories: Vec<u64>,
     arrays: Vec<u16>,
     bits: Vec<u64>,
+    leaders: Option<LeadersWriter<'a>>,
 }
 
 /// The term that is being written.
@@ -127,8 +141,12 @@ struct Current {
     entries: Vec<Entry>,
 }
 
-impl PostingsWriter {
+impl<'a> PostingsWriter<'a> {
     pub fn new(role: Role, field: FieldId, ty: FieldType) -> Self {
+        Self::with_leaders(role, field, ty, None)
+    }
+
+    pub(super) fn with_leaders(role: Role, field: FieldId, ty: FieldType, leaders: Option<LeadersWriter<'a>>) -> Self {
         Self {
             role,
             field,
@@ -145,6 +163,7 @@ impl PostingsWriter {
             directories: Vec::new(),
             arrays: Vec::new(),
             bits: Vec::new(),
+            leaders,
         }
     }
 
@@ -248,8 +267,19 @@ impl PostingsWriter {
         let current = &mut self.current;
         if !current.entries.is_empty() {
             let directory = self.directories.len() as u32;
-            self.directories.push(current.entries.iter().map(|entry| u64::from(entry.last) + 1).sum());
+            let ids = current.entries.iter().map(|entry| u64::from(entry.last) + 1).sum();
+            self.directories.push(ids);
             self.directories.extend_from_slice(bytemuck::cast_slice(&current.entries));
+            if let Some(leaders) = &mut self.leaders {
+                let (entries, bits, arrays) = (&current.entries, &self.bits, &self.arrays);
+                let lists = match current.exists {
+                    true => 0,
+                    false => leaders.add(ids, |each| {
+                        entries.iter().for_each(|entry| each(entry.number, entry.block(bits, arrays)));
+                    }),
+                };
+                self.directories.push(lists);
+            }
             let blocks = current.entries.len() as u32;
             current.entries.clear();
             if current.exists {
@@ -283,6 +313,7 @@ impl PostingsWriter {
             + self.directories.capacity() * 8
             + self.arrays.capacity() * 2
             + self.bits.capacity() * 8
+            + self.leaders.as_ref().map_or(0, LeadersWriter::bytes)
     }
 
     /// Writes the sections; terms without ids are left out.
@@ -298,6 +329,9 @@ impl PostingsWriter {
         }
         if self.text {
             self.offsets.push(self.texts.len() as u32);
+        }
+        if let Some(leaders) = self.leaders {
+            leaders.finish(pack, self.field)?;
         }
         let meta = Meta { values: self.values, exists: self.exists.0, exists_blocks: self.exists.1 };
         let (bases, groups, deltas) = self.keys.finish()?;
@@ -348,6 +382,7 @@ pub struct Postings {
     few: Part,
     directories: Part,
     arrays: Part,
+    leaders: Option<Leaders>,
     /// By position of the term; see [`Postings::kept`].
     kept: OnceLock<Box<[OnceLock<KeptBlocks>]>>,
 }
@@ -368,6 +403,7 @@ impl Postings {
         {
             return Err(section.damaged(0, "its parts have other lengths than its number of terms says"));
         }
+        let leaders = if role == Role::Held { Leaders::open(pack, field)? } else { None };
         let kept = OnceLock::new();
         let all = Self {
             section,
@@ -383,6 +419,7 @@ impl Postings {
             few,
             directories,
             arrays,
+            leaders,
             kept,
         };
         Ok(Some(all))
@@ -390,7 +427,8 @@ impl Postings {
 
     /// Reads it.
     pub fn warm(&self) -> Result<()> {
-        self.section.verify()
+        self.section.verify()?;
+        self.leaders.as_ref().map_or(Ok(()), Leaders::warm)
     }
 
     fn has_exists(&self) -> usize {
@@ -550,7 +588,7 @@ impl Postings {
         let at = directory as usize;
         let total = self.directories.get::<u64>(&self.section, at)?;
         let entries = self.directories.slice::<Entry>(&self.section, at + 1, blocks as usize)?;
-        Ok(Posting { postings: self, shape: Shape::Many { total, entries } })
+        Ok(Posting { postings: self, shape: Shape::Many { total, entries, behind: at + 1 + entries.len() } })
     }
 }
 
@@ -580,9 +618,21 @@ pub struct Posting<'a> {
 
 #[derive(Debug, Clone, Copy)]
 enum Shape<'a> {
-    One { number: u16, ids: &'a [u16] },
-    Few { numbers: &'a [u16], ends: &'a [u16], ids: &'a [u16] },
-    Many { total: u64, entries: &'a [Entry] },
+    One {
+        number: u16,
+        ids: &'a [u16],
+    },
+    Few {
+        numbers: &'a [u16],
+        ends: &'a [u16],
+        ids: &'a [u16],
+    },
+    /// `behind`: where its directory goes on after the entries.
+    Many {
+        total: u64,
+        entries: &'a [Entry],
+        behind: usize,
+    },
 }
 
 impl<'a> Posting<'a> {
@@ -653,6 +703,28 @@ impl<'a> Posting<'a> {
             },
             Shape::Many { entries, .. } => find(entries, number).map_or(Ok(Block::Empty), |entry| self.entry(entry)),
         }
+    }
+
+    /// The ids with the greatest codes of a column, see [`leaders`](super::leaders): 3 bytes an id, the greatest first.
+    /// `None`: it has no such list.
+    pub fn leaders(&self, column: FieldId) -> Result<Option<&'a [u8]>> {
+        match (self.shape, &self.postings.leaders) {
+            (Shape::Many { behind, .. }, Some(leaders)) => leaders.list(self.lists(behind)?, column),
+            _ => Ok(None),
+        }
+    }
+
+    /// Asks for where its lists begin.
+    pub fn fetch_leaders(&self) {
+        if let (Shape::Many { behind, .. }, Some(leaders)) = (self.shape, &self.postings.leaders)
+            && let Ok(place) = self.lists(behind)
+        {
+            leaders.fetch(place);
+        }
+    }
+
+    fn lists(&self, behind: usize) -> Result<u64> {
+        self.postings.directories.get::<u64>(&self.postings.section, behind)
     }
 
     /// Number of ids in a block, without touching them.

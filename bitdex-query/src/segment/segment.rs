@@ -30,12 +30,16 @@ use super::{
     cells::{self, Cells},
     columns::Column,
     documents::Documents,
+    leaders::{self, Leading},
     postings::{Posting, Postings, Role},
     value::Term,
 };
 use crate::{
     log::{Error, Result},
-    store::pack::{Pack, PackKind, SectionId, SectionKind},
+    store::{
+        format,
+        pack::{Pack, PackKind, SectionId, SectionKind},
+    },
 };
 
 pub(super) const HEADER: SectionId = SectionId { kind: SectionKind::Header, place: 0 };
@@ -82,6 +86,7 @@ pub struct Segment {
 
 #[derive(Debug)]
 struct Field {
+    ty: FieldType,
     postings: Option<Postings>,
     column: Option<Column>,
 }
@@ -109,7 +114,7 @@ impl Segment {
             if *index == Index::Column && column.as_ref().is_none_or(|column| column.segment() != header.number) {
                 return Err(section.damaged(0, &format!("it has no column of field {field}")));
             }
-            Ok(Field { postings, column })
+            Ok(Field { ty: *ty, postings, column })
         });
         let fields = fields.collect::<Result<_>>()?;
         Ok(Some(Self { header, documents, fields, pack, cells: OnceLock::new() }))
@@ -167,6 +172,23 @@ impl Segment {
     /// As [`Segment::cells`], where they are made; `None`: they are not.
     pub fn made_cells(&self) -> Option<Option<&Cells>> {
         self.cells.get().map(Option::as_ref)
+    }
+
+    /// Whether the first ids of a field's terms are listed as follows from its sets and from the columns.
+    pub fn leaders_agree(&self, field: FieldId) -> Result<bool> {
+        let Some(postings) = self.postings(field).filter(|_| self.column(field).is_none()) else { return Ok(true) };
+        let mut leading = Vec::new();
+        if self.pack.stamp().format >= format::LEADERS {
+            for (field, Field { ty, column, .. }) in self.fields.iter().enumerate() {
+                if let Some(column) = column
+                    && leaders::are_made_for(*ty)
+                    && column.tops().is_none()
+                {
+                    leading.push(Leading { field, codes: column.all_codes()? });
+                }
+            }
+        }
+        leaders::agree(postings, &leading, self.documents_present())
     }
 
     pub fn column(&self, field: FieldId) -> Option<&Column> {

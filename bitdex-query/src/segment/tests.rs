@@ -27,6 +27,7 @@ use crate::{
 };
 
 mod cells;
+mod leaders;
 mod overridden;
 mod peaks;
 mod segments;

@@ -28,7 +28,7 @@ pub use writer::PackWriter;
 use super::format::{self, Stamp};
 use crate::{
     log::{Error, Result, frame::u64_at},
-    mapping::{Map, slices::give_way},
+    mapping::{Map, ahead, slices::give_way},
 };
 
 // Numbers are read where they lie.
@@ -100,6 +100,8 @@ pub enum SectionKind {
     Tops = 12,
     /// Of a segment's codes that do not: the ids that have the greatest.
     Peaks = 13,
+    /// Of terms of a segment: the ids with the greatest codes of columns.
+    Leaders = 14,
 }
 
 impl SectionKind {
@@ -117,6 +119,7 @@ impl SectionKind {
         Self::TableIndex,
         Self::Tops,
         Self::Peaks,
+        Self::Leaders,
     ];
 
     pub fn name(self) -> &'static str {
@@ -134,18 +137,23 @@ impl SectionKind {
             Self::TableIndex => "rows: index",
             Self::Tops => "column: bounds",
             Self::Peaks => "column: greatest",
+            Self::Leaders => "sets: first in columns",
         }
     }
 
     /// The format in which it came.
     pub fn since(self) -> u32 {
-        if matches!(self, Self::Tops | Self::Peaks) { format::BOUNDS } else { format::OLDEST }
+        match self {
+            Self::Tops | Self::Peaks => format::BOUNDS,
+            Self::Leaders => format::LEADERS,
+            _ => format::OLDEST,
+        }
     }
 
     /// Whether its place is a field.
     pub fn is_of_field(self) -> bool {
-        use SectionKind::{Added, Column, Held, Peaks, Removed, SparseColumn, Tops};
-        matches!(self, Held | Added | Removed | Column | SparseColumn | Tops | Peaks)
+        use SectionKind::{Added, Column, Held, Leaders, Peaks, Removed, SparseColumn, Tops};
+        matches!(self, Held | Added | Removed | Column | SparseColumn | Tops | Peaks | Leaders)
     }
 
     /// `None` for a kind that this release does not know.
@@ -346,6 +354,14 @@ impl Section {
             return Err(self.outside(at, length));
         }
         self.pack.bytes(self.start + at, length)
+    }
+
+    /// Asks for the memory of a byte before it is read, and verified.
+    #[inline]
+    pub fn fetch(&self, at: usize) {
+        if at < self.length {
+            self.pack.map.get(self.start + at).into_iter().for_each(ahead::fetch);
+        }
     }
 
     /// Verifies what was not verified before.

@@ -41,6 +41,12 @@ pub(crate) const PLAIN: u32 = 4_100;
 /// Ids in other blocks and segments, up to the last one.
 pub(crate) const FAR: [u32; 4] = [65_540, 65_600, 1_048_579, 0xfff0_0002];
 
+/// Documents from the first id on that have a row with values. From format 5 on so many that the first of terms' ids are
+/// listed.
+fn full(large: bool, format: u32) -> u32 {
+    if large && format >= 5 { 400 } else { 60 }
+}
+
 impl Contents {
     /// A row with a value in most of its columns.
     pub(crate) fn row(id: u32) -> Row {
@@ -57,11 +63,13 @@ impl Contents {
         }
     }
 
-    /// What a load brings: 60 full rows and [`FAR`], and `plain` that have a flag alone.
-    pub(crate) fn loaded(plain: u32) -> Self {
+    /// What a load brings, of a store in this format: [`full`] rows and [`FAR`]; and where it is `large`, up to [`PLAIN`]
+    /// that have a flag alone.
+    pub(crate) fn loaded(large: bool, format: u32) -> Self {
         let mut all = Self::default();
-        for id in (0..plain).chain(FAR) {
-            let full = !(60..PLAIN).contains(&id);
+        let rows = full(large, format);
+        for id in (0..if large { PLAIN } else { rows }).chain(FAR) {
+            let full = !(rows..PLAIN).contains(&id);
             let row = if full { Self::row(id) } else { Row { flag: Some(id % 2 == 0), ..Row::default() } };
             all.rows.insert(id, row);
             if full {

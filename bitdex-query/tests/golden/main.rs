@@ -20,7 +20,7 @@ use bitdex_proto::{
     wire::{self, record::Kind},
 };
 use bitdex_query::{
-    engine,
+    engine::{self, Plan},
     inspect::{Report, check::check},
     node::{Node, NodeOptions},
     state::State,
@@ -178,6 +178,20 @@ fn value(all: &Contents, id: u32, field: &str) -> FieldValue {
     }
 }
 
+/// The first rows of a filter, from the greatest values down, by the lists of files where they have such.
+fn first_of(state: &State, all: &Contents, (name, filter): (&str, &Option<Filter>), matching: &[u32]) {
+    for sort in ["price", "clicks"] {
+        let mut expected: Vec<_> =
+            matching.iter().map(|id| (value(all, *id, sort).values().first().cloned(), *id)).collect();
+        expected.sort_by(|a, b| b.cmp(a));
+        let expected: Vec<u32> = expected.into_iter().take(40).map(|(_, id)| id).collect();
+        let sort = vec![Sort { field: sort.into(), descending: true }];
+        let request = SearchRequest { filter: filter.clone(), sort, limit: 40, ..SearchRequest::new("golden") };
+        let found = engine::search_by(state, &request, 0, Plan::Lead).unwrap();
+        assert_eq!(found.ids, expected, "by {name}: {request:?}");
+    }
+}
+
 /// Every document with all of its fields, a filter by each value of each field, and each order.
 fn compare(state: &Arc<State>, all: &Contents, format: u32) {
     let schema = store::schema();
@@ -223,6 +237,7 @@ fn compare(state: &Arc<State>, all: &Contents, format: u32) {
                 let page = SearchRequest { filter: filter.clone(), limit: 10_000, ..SearchRequest::new(index.clone()) };
                 let found = engine::search(state, &page, 0).unwrap();
                 assert_eq!(found.ids, expected, "format {format}: {} = {wanted:?}", spec.name);
+                first_of(state, all, (&spec.name, &filter), &expected);
                 let index = index.clone();
                 let count = CountRequest { filter, ..CountRequest::new(index) };
                 assert_eq!(engine::count(state, &count, 0).unwrap().count, expected.len() as u64);

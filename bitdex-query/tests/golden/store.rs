@@ -34,7 +34,7 @@ use bitdex_query::{
 use bytes::Bytes;
 use prost::Message as _;
 
-use crate::contents::{Contents, DAY_ONE, PLAIN, Row};
+use crate::contents::{Contents, DAY_ONE, Row};
 
 const STORE: u128 = 0x0123_4567_89ab_cdef_0f1e_2d3c_4b5a_6978;
 /// Microseconds from 1970 to 2000, where COPY counts from.
@@ -240,7 +240,7 @@ fn document(id: u32, row: Option<&Row>) -> Op {
 /// A store after its load, with a base, a checkpoint above it, and a log behind that.
 pub(crate) fn serving(root: &Path, format: u32) -> Contents {
     let mut writer = Writer::new(root, format);
-    let mut all = Contents::loaded(PLAIN);
+    let mut all = Contents::loaded(true, format);
     writer.begin_load();
     writer.load_rows(&all);
     writer.flush();
@@ -325,7 +325,7 @@ pub(crate) fn serving(root: &Path, format: u32) -> Contents {
 /// A store in its first load: rows in a staged file, a base that is built of them, and changes that wait for its end.
 pub(crate) fn loading(root: &Path, format: u32) -> Contents {
     let mut writer = Writer::new(root, format);
-    let mut all = Contents::loaded(60);
+    let mut all = Contents::loaded(false, format);
     writer.begin_load();
     writer.load_rows(&all);
     let (step, _) = writer.schema.field("step").unwrap();

@@ -84,11 +84,23 @@ impl ColumnWriter {
     }
 
     /// Sorts, and writes the sections.
-    pub fn finish(self, pack: &mut PackWriter) -> Result<()> {
+    pub fn finish(self, pack: &mut PackWriter) -> Result<Written> {
         match self.kind {
             Writer::Dense(dense) => dense.finish(pack, self.field),
-            Writer::Sparse(sparse) => sparse.finish(pack, self.field),
+            Writer::Sparse(sparse) => sparse.finish(pack, self.field).map(|()| Written(None)),
         }
+    }
+}
+
+/// The codes of a column of a segment that do not follow its ids.
+#[derive(Debug)]
+pub struct Written(Option<Dense>);
+
+impl Written {
+    /// `None`: they do.
+    pub(in crate::segment) fn codes(&self) -> Option<Codes<'_>> {
+        let Dense { segment, heads, codes, .. } = self.0.as_ref()?;
+        Some(Codes { segment: *segment, heads, codes, order: &[] })
     }
 }
 
@@ -151,7 +163,7 @@ impl Dense {
         numbers.iter().zip(0..).find_map(|(number, n)| (*number != n).then_some(n)).unwrap_or(numbers.len() as u64)
     }
 
-    fn finish(mut self, pack: &mut PackWriter, field: FieldId) -> Result<()> {
+    fn finish(mut self, pack: &mut PackWriter, field: FieldId) -> Result<Written> {
         if !self.open.is_empty() {
             self.close();
         }
@@ -171,10 +183,11 @@ impl Dense {
                 bytemuck::cast_slice(&fences),
             ],
         )?;
-        if pack.format() >= format::BOUNDS && !tops::write(pack, field, codes)? {
-            peaks::write(pack, field, codes)?;
+        if pack.format() < format::BOUNDS || tops::write(pack, field, codes)? {
+            return Ok(Written(None));
         }
-        Ok(())
+        peaks::write(pack, field, codes)?;
+        Ok(Written(Some(self)))
     }
 
     /// Order and fences.

@@ -216,7 +216,7 @@ impl<'f> Merge<'f> {
         }
         newer.for_each(|(id, code)| writer.push(id, code));
         self.check()?;
-        writer.finish(pack)
+        writer.finish(pack).map(drop)
     }
 }
 

@@ -109,8 +109,17 @@ impl<'s> ColumnView<'s> {
         Ok(whole)
     }
 
+    pub(super) fn field(&self) -> FieldId {
+        self.field
+    }
+
+    /// Where the segment of a block stands among all.
+    pub(crate) fn segment_of(&self, block: u16) -> Option<usize> {
+        self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+    }
+
     /// Whether no layer lies above the base.
-    fn is_of_base(&self) -> bool {
+    pub(crate) fn is_of_base(&self) -> bool {
         self.active.is_none() && self.frozen.is_none() && self.checkpoint.is_none()
     }
 
@@ -378,6 +387,35 @@ impl<'s> CodeReader<'s> {
         self.above.iter().any(|layer| layer.says(id))
     }
 
+    /// Appends the ids of a block that layers above the base say something of, some perhaps twice.
+    pub(crate) fn overridden_of(&self, block: Block<'_>, ids: &mut Vec<u16>) {
+        match block {
+            Block::Empty => {}
+            Block::Array(array) => {
+                for of_lane in array.chunk_by(|a, b| lane_of(*a) == lane_of(*b)) {
+                    let n = of_lane.first().map_or(0, |id| lane_of(*id));
+                    for lane in self.above.iter().filter_map(|layer| layer.lane(n)) {
+                        ids.extend(of_lane.iter().filter(|id| lane.lane.says(**id)));
+                    }
+                }
+            }
+            Block::Bits(words) => {
+                for (n, of_lane) in words.chunks_exact(WORDS / LANES).enumerate() {
+                    for lane in self.above.iter().filter_map(|layer| layer.lane(n)) {
+                        let (said, _) = lane.words();
+                        for ((word, said), first) in of_lane.iter().zip(said).zip((n * LANE..).step_by(64)) {
+                            let mut rest = word & said;
+                            while rest != 0 {
+                                ids.push(first as u16 | rest.trailing_zeros() as u16);
+                                rest &= rest - 1;
+                            }
+                        }
+                    }
+                }
+            }
+        }
+    }
+
     /// The ids that layers above the base say something of, in any order, some perhaps twice.
     pub(crate) fn each_overridden(&self, mut each: impl FnMut(u16)) {
         if self.is_plain() {
@@ -435,6 +473,26 @@ impl<'s> CodeReader<'s> {
             }
         }
         Ok(())
+    }
+
+    /// Appends ids, among them all that reach `least` for what layers above the base say. `raised`: those that layers in
+    /// memory raise so high.
+    pub(crate) fn each_reaching(&self, least: u64, raised: &[u16], ids: &mut Vec<u16>) {
+        ids.extend_from_slice(raised);
+        for layer in &self.above {
+            let Said::Checkpoint(block, codes) = layer else { continue };
+            match block.reaching(least) {
+                Some(reaching) => ids.extend_from_slice(reaching),
+                None => {
+                    for n in block.bounds().reaching(least) {
+                        if let Some(lane) = block.lane(n, codes) {
+                            let first = (n * LANE) as u16;
+                            lane.each(|id, code| ids.extend((code >= Some(least)).then_some(first | id)));
+                        }
+                    }
+                }
+            }
+        }
     }
 
     /// Puts ids into the words of the block, among them all that reach `least` for what layers above the base say.

@@ -209,6 +209,32 @@ impl<'s> Operand<'s> {
         block
     }
 
+    /// Whether no layer above the base changes any block.
+    pub(crate) fn is_all_of_base(&self) -> bool {
+        self.added.is_none() && self.removed.is_none() && self.frozen.is_empty() && self.active.is_empty()
+    }
+
+    /// Calls `each` with the ids of a block that layers above the base add, some perhaps twice.
+    pub(crate) fn each_added(&self, number: u16, mut each: impl FnMut(u16)) -> Result<()> {
+        if let [Some(added), _] = self.of_checkpoint(number) {
+            added.posting.block(number)?.for_each(&mut each);
+        }
+        for delta in [&self.frozen, &self.active].into_iter().filter_map(|deltas| find(deltas, number)) {
+            delta.added.as_block().for_each(&mut each);
+        }
+        Ok(())
+    }
+
+    /// Whether the base has an id in the set.
+    pub(crate) fn base_contains(&self, id: u32) -> Result<bool> {
+        Ok(self.base_block((id >> BLOCK_BITS) as u16)?.contains(id as u16))
+    }
+
+    /// The set in the segment at a position.
+    pub(super) fn in_base(&self, position: usize) -> Result<Option<Posting<'s>>> {
+        self.segment(position)
+    }
+
     /// Whether no layer above the base changes a block.
     pub(crate) fn is_of_base(&self, number: u16) -> bool {
         self.kept(number).is_none()

@@ -14,7 +14,7 @@ use std::{
 
 use anyhow::Result;
 use bitdex_proto::query::{CountRequest, Filter, SearchRequest};
-use bitdex_query::engine;
+use bitdex_query::{engine, store::format};
 
 use super::{Latencies, size};
 use crate::{
@@ -47,7 +47,8 @@ pub(super) fn run(options: &Options) -> Result<()> {
     let workload = Workload { images: options.images, seed: options.seed, now_us: NOW_US };
     let folder = match &options.folder {
         Some(folder) => folder.clone(),
-        None => folders::target()?.join(format!("engine-{}", size(options.images))),
+        // A store of an older format would be measured as it is.
+        None => folders::target()?.join(format!("engine-{}-format-{}", size(options.images), format::NEWEST)),
     };
     std::fs::create_dir_all(&folder)?;
     let start = Instant::now();

@@ -1,0 +1,414 @@
+//! The plan that goes through the ids with the greatest codes as files list them, of the terms of one operand or of all
+//! ids, and tests each: the greatest of all segments first. What layers above the base say comes before, down to the code
+//! that the last row is thought to have. It is for orders from the greatest code down that have nothing to do with the
+//! order of ids.
+
+use std::collections::BinaryHeap;
+
+use smallvec::SmallVec;
+
+use super::{
+    best::Best,
+    cells::LISTED,
+    evaluate::{Matcher, id_of},
+    gather::{Codes, push_each, push_listed},
+    hidden::{self, Hidden},
+    plan::Asked,
+    probe::Probes,
+    set::Set,
+    tree::{And, Node},
+    watch,
+};
+use crate::{
+    log::Result,
+    segment::sets::{Block, put},
+    state::{ColumnView, Lead, LeadList, Operand, Raised},
+};
+
+/// Ids of one list that are looked at before those of others, at most; what they need is asked for together.
+const RUN: usize = 16;
+const RUN_LEAST: usize = 4;
+/// Terms of an operand whose lists are gone through side by side.
+const TERMS: usize = 8;
+/// Whether a layer says something of an id is found so many times as quickly as the ids that it raises are gone through.
+pub(super) const LOOK_UP: u64 = 3;
+/// Seeking an id takes as long as so many looks into words.
+const SOUGHT: usize = 16;
+/// The part of a list that is thought to be needed, at most: estimates are only about right.
+const PART_MOST: f64 = 0.7;
+
+/// What is gone through.
+#[derive(Debug)]
+pub(super) struct Led<'s> {
+    /// The positive whose terms' ids are listed; `None`: all ids are.
+    child: Option<usize>,
+    /// Each with its term.
+    lists: SmallVec<[(usize, LeadList<'s>); 16]>,
+    /// Segments, by position, that have few of the ids and no list.
+    few: SmallVec<[usize; 8]>,
+    /// Ids in these.
+    pub(super) ids: u64,
+    /// Ids that will have to be looked at, about, until the last row is known.
+    pub(super) steps: f64,
+}
+
+impl<'s> Led<'s> {
+    /// `None`: nothing lists what would be needed. `steps`: ids of all `documents` that come up to the last row that is
+    /// wanted. `is_worth`: whether so many steps are, of which the operand at a place needs no test. `forced`: also where
+    /// lists are thought to be too short.
+    pub(super) fn find(
+        root: &And<'s>,
+        column: ColumnView<'s>,
+        (steps, documents): (f64, u64),
+        is_worth: impl Fn(f64, Option<usize>) -> bool,
+        forced: bool,
+    ) -> Result<Option<Self>> {
+        for (n, child) in root.positives.iter().enumerate() {
+            let terms = terms(&child.node);
+            let steps = steps * child.estimate as f64 / documents.max(1) as f64;
+            if !terms.is_empty()
+                && terms.len() <= TERMS
+                && is_worth(steps, Some(n))
+                && let Some(led) = Self::of(Some(n), terms, column, (steps, child.estimate), forced)?
+            {
+                return Ok(Some(led));
+            }
+        }
+        if is_worth(steps, None) { Self::of(None, &[], column, (steps, documents), forced) } else { Ok(None) }
+    }
+
+    /// The positive that needs no test.
+    pub(super) fn child(&self) -> Option<usize> {
+        self.child
+    }
+
+    fn of(
+        child: Option<usize>,
+        terms: &[Operand<'s>],
+        column: ColumnView<'s>,
+        (steps, ids): (f64, u64),
+        forced: bool,
+    ) -> Result<Option<Self>> {
+        let mut led = Self { child, lists: SmallVec::new(), few: SmallVec::new(), ids: 0, steps };
+        let of: SmallVec<[Option<&Operand<'s>>; TERMS]> = match child {
+            Some(_) => terms.iter().map(Some).collect(),
+            None => SmallVec::from_elem(None, 1),
+        };
+        for (term, of) in of.into_iter().enumerate() {
+            for (position, lead) in column.leads(of)?.into_iter().enumerate() {
+                match lead {
+                    Lead::Nothing => {}
+                    Lead::NoList => return Ok(None),
+                    Lead::Few(ids) => {
+                        led.ids += ids;
+                        led.few.push(position);
+                    }
+                    Lead::List(list) => {
+                        let needed = steps * list.of() as f64 / ids.max(1) as f64;
+                        if needed > list.len() as f64 * PART_MOST && !forced {
+                            return Ok(None);
+                        }
+                        led.lists.push((term, list));
+                    }
+                }
+            }
+        }
+        led.few.sort_unstable();
+        led.few.dedup();
+        // Segments whose blocks are gone through whole need no list of another term.
+        let few = &led.few;
+        led.lists.retain(|(_, list)| few.binary_search(&list.position()).is_err());
+        Ok((!led.lists.is_empty()).then_some(led))
+    }
+
+    /// A positive was taken out.
+    pub(super) fn without(&mut self, positive: usize) {
+        self.child = self.child.map(|child| child - usize::from(positive < child));
+    }
+
+    /// How many lists there are.
+    pub(super) fn lists(&self) -> usize {
+        self.lists.len()
+    }
+
+    /// `None` where lists do not hold enough: then nothing is known. `share`: see [`skim::share`](super::skim::share).
+    pub(super) fn run(
+        &self,
+        matcher: &mut Matcher<'s>,
+        asked: Asked<'_, 's>,
+        (column, share, documents): (ColumnView<'s>, f64, u64),
+    ) -> Result<Option<Vec<u32>>> {
+        let mut best = Best::new(asked.sorter, asked.after, asked.want);
+        let codes = asked.spared_first(matcher, column, &mut best)?;
+        let few = |number: &u16| column.segment_of(*number).is_some_and(|it| self.few.binary_search(&it).is_ok());
+        for number in asked.blocks.iter().filter(|number| few(number)) {
+            whole(matcher, column, *number, codes, &mut best)?;
+        }
+        let mut probes = Probes::granted(self.child);
+        let length = (self.steps / self.lists.len().max(1) as f64) as usize / 2;
+        let length = length.clamp(RUN_LEAST, RUN);
+        let mut run = Run { led: self, column, codes, length, probes: &mut probes };
+        let has_layers = run.has_layers(matcher);
+        let blocks = || asked.blocks.iter().filter(|number| !few(number));
+        let mut floor = u64::MAX;
+        if has_layers {
+            let most = (share * documents as f64) as usize;
+            floor = column.reached_by(share.min(1.0))?.unwrap_or(0).max(codes.first);
+            floor = run.layers(matcher, blocks(), (floor, u64::MAX), most, &mut best)?;
+        }
+        let enough = run.lists(matcher, &mut best)?;
+        if has_layers && enough {
+            let (least, ..) = best.codes();
+            let least = least.max(codes.first);
+            if least < floor {
+                run.layers(matcher, blocks(), (least, floor - 1), usize::MAX, &mut best)?;
+            }
+        }
+        probes.leave(matcher);
+        Ok(enough.then(|| best.finish()))
+    }
+}
+
+/// All of a block.
+fn whole<'s>(
+    matcher: &mut Matcher<'s>,
+    column: ColumnView<'s>,
+    number: u16,
+    codes: Codes,
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
+    let (reader, mut hidden) = (column.reader(number)?, Hidden::default());
+    if let Some(listed) = matcher.listed(number, LISTED)? {
+        listed.fetch_with(&reader, best.is_full());
+        return push_listed(matcher, &mut hidden, (number, &reader), codes, &listed, best);
+    }
+    let mut set = matcher.pool.set();
+    matcher.evaluate(number, &mut set)?;
+    if !set.is_empty() {
+        push_each(matcher, &mut hidden, (number, &reader), codes, &set, best)?;
+    }
+    matcher.pool.put_set(set);
+    Ok(())
+}
+
+/// The terms whose ids are those of a node.
+fn terms<'n, 's>(node: &'n Node<'s>) -> &'n [Operand<'s>] {
+    match node {
+        Node::Term(operand) => std::slice::from_ref(&**operand),
+        Node::Union(union) => &union.terms,
+        _ => &[],
+    }
+}
+
+struct Run<'r, 's> {
+    led: &'r Led<'s>,
+    column: ColumnView<'s>,
+    codes: Codes,
+    /// Ids that are looked at together.
+    length: usize,
+    probes: &'r mut Probes<'s>,
+}
+
+impl<'s> Run<'_, 's> {
+    /// Pushes the first ids of all lists. Whether none that is not listed comes before the last row.
+    fn lists(&mut self, matcher: &mut Matcher<'s>, best: &mut Best<'_, '_>) -> Result<bool> {
+        let lists = &self.led.lists;
+        for (_, list) in lists {
+            list.id(0).iter().for_each(|id| list.fetch(*id));
+        }
+        // The code of the next id of a list, which list, and the id's place there.
+        let mut heads: BinaryHeap<(u64, usize, usize)> = BinaryHeap::with_capacity(lists.len());
+        let mut ends: SmallVec<[(u64, u32); 16]> = SmallVec::new();
+        for (n, (_, list)) in lists.iter().enumerate() {
+            match list.id(0) {
+                Some(id) => heads.push((list.code(id)?.unwrap_or_default(), n, 0)),
+                None => ends.extend(list.end()?),
+            }
+        }
+        while let Some((code, n, at)) = heads.pop() {
+            if best.is_beyond(Some(code)) || code < self.codes.first {
+                break;
+            }
+            let Some((term, list)) = lists.get(n) else { continue };
+            match self.run(matcher, *term, list, at, best)? {
+                Some(code) => heads.push((code, n, at + self.length)),
+                None => ends.extend(list.end()?),
+            }
+            if !best.is_full() && best.has_enough() {
+                best.tighten();
+            }
+        }
+        best.tighten();
+        // All others have codes that do not pass, or come later.
+        let is_behind = |(code, id): &(u64, u32)| *code < self.codes.first || best.is_behind(*code, *id);
+        Ok((best.is_full() || !self.codes.missing) && ends.iter().all(is_behind))
+    }
+
+    /// Pushes some ids of a list. Answers with the code of the one behind them; `None`: there is none.
+    fn run(
+        &mut self,
+        matcher: &mut Matcher<'s>,
+        term: usize,
+        list: &LeadList<'s>,
+        from: usize,
+        best: &mut Best<'_, '_>,
+    ) -> Result<Option<u64>> {
+        watch::steps(self.length as u32)?;
+        if let Some((trace, _)) = &matcher.trace {
+            trace.run(|run| run.walked += self.length as u64);
+        }
+        let next = list.id(from + self.length);
+        let ids = (from..from + self.length).map_while(|n| list.id(n));
+        let mut left: SmallVec<[(Option<u64>, u32); RUN]> = ids.map(|id| (None, id)).collect();
+        left.iter().map(|(_, id)| *id).chain(next).for_each(|id| list.fetch(id));
+        let mut at = 0;
+        for n in 0..left.len() {
+            let id = left[n].1;
+            let code = list.code(id)?;
+            if self.codes.pass(code) && best.may_enter(code, id) && !self.column.is_overridden(id)? {
+                self.probes.fetch(matcher, id)?;
+                left[at] = (code, id);
+                at += 1;
+            }
+        }
+        left.truncate(at);
+        let hidden = matcher.hidden.as_ref().and_then(|hidden| hidden.column.of_segment(list.position()));
+        at = 0;
+        for n in 0..left.len() {
+            let (code, id) = left[n];
+            if !self.is_of_term_before(matcher, term, id)? && self.probes.contains(matcher, id)? {
+                hidden.iter().for_each(|codes| codes.fetch(id));
+                left[at] = (code, id);
+                at += 1;
+            }
+        }
+        left.truncate(at);
+        for (code, id) in left {
+            best.push(code, id, || Ok(!hidden::contains(matcher, id)?))?;
+        }
+        next.map(|next| Ok(list.code(next)?.unwrap_or_default())).transpose()
+    }
+
+    /// Whether a list of another term, too, has an id.
+    fn is_of_term_before(&self, matcher: &Matcher<'s>, term: usize, id: u32) -> Result<bool> {
+        if term == 0 {
+            return Ok(false);
+        }
+        for operand in self.terms(matcher).iter().take(term) {
+            if operand.base_contains(id)? {
+                return Ok(true);
+            }
+        }
+        Ok(false)
+    }
+
+    fn terms<'m>(&self, matcher: &'m Matcher<'s>) -> &'m [Operand<'s>] {
+        let child = self.led.child.and_then(|child| matcher.root.positives.get(child));
+        child.map_or(&[], |child| terms(&child.node))
+    }
+
+    fn has_layers(&self, matcher: &Matcher<'s>) -> bool {
+        !self.column.is_of_base() || self.terms(matcher).iter().any(|operand| !operand.is_all_of_base())
+    }
+
+    /// Pushes the ids that have a code from `least` to `most`, or came into a set with one such, by what layers above the
+    /// base say; or from a greater code on, where these have more than about `ids` of them. Answers from which.
+    fn layers<'b>(
+        &mut self,
+        matcher: &mut Matcher<'s>,
+        blocks: impl Iterator<Item = &'b u16>,
+        (mut least, most): (u64, u64),
+        ids: usize,
+        best: &mut Best<'_, '_>,
+    ) -> Result<u64> {
+        let raised = match self.led.child.and_then(|child| matcher.root.positives.get(child)) {
+            // What layers say of a few ids is sooner found than which of all ids they raise.
+            Some(child) if child.estimate < LOOK_UP * self.column.raised_about(least, ids) as u64 => None,
+            _ => Some(self.column.raised(least, ids)?),
+        };
+        least = raised.as_ref().map_or(least, Raised::floor);
+        let mut ids = Vec::new();
+        let (mut buffer, mut room) = (matcher.pool.buffer(), matcher.pool.set());
+        for number in blocks {
+            watch::step()?;
+            let reader = self.column.reader(*number)?;
+            ids.clear();
+            let terms = self.terms(matcher);
+            match &raised {
+                Some(raised) => {
+                    reader.each_reaching(least, raised.block(*number), &mut ids);
+                    if !terms.is_empty() && !ids.is_empty() {
+                        keep(terms, *number, &mut ids, &mut room)?;
+                    }
+                }
+                None if reader.is_plain() => {}
+                None => {
+                    for term in terms {
+                        reader.overridden_of(term.block(*number, &mut buffer)?, &mut ids);
+                    }
+                }
+            }
+            for term in terms.iter().filter(|term| !term.is_of_base(*number)) {
+                term.each_added(*number, |id| {
+                    if !reader.is_overridden(id) {
+                        ids.push(id);
+                    }
+                })?;
+            }
+            ids.sort_unstable();
+            ids.dedup();
+            for within in ids.iter().copied() {
+                let (id, code) = (id_of(*number, within), reader.get(within));
+                let is_listed = |operand: &Operand<'s>| operand.base_contains(id);
+                let is_meant = code.is_some_and(|code| least <= code && code <= most);
+                if !is_meant || !self.codes.pass(code) || !best.may_enter(code, id) {
+                    continue;
+                }
+                // Then it was come to.
+                if !reader.is_overridden(within) && any(self.terms(matcher), is_listed)? {
+                    continue;
+                }
+                if self.probes.contains(matcher, id)? {
+                    best.push(code, id, || Ok(!hidden::contains(matcher, id)?))?;
+                }
+            }
+        }
+        matcher.pool.put_buffer(buffer);
+        matcher.pool.put_set(room);
+        best.tighten();
+        Ok(least)
+    }
+}
+
+fn any<'s>(operands: &[Operand<'s>], mut is_one: impl FnMut(&Operand<'s>) -> Result<bool>) -> Result<bool> {
+    for operand in operands {
+        if is_one(operand)? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
+}
+
+/// Keeps of a block's ids those that any of these have. `room`: any set.
+fn keep(operands: &[Operand<'_>], number: u16, ids: &mut Vec<u16>, room: &mut Set) -> Result<()> {
+    let mut blocks: SmallVec<[Block<'_>; TERMS]> = SmallVec::new();
+    for operand in operands {
+        match operand.plain_block(number)? {
+            Some(Block::Empty) => {}
+            Some(block) => blocks.push(block),
+            // Each is tested later.
+            None => return Ok(()),
+        }
+    }
+    match blocks.as_slice() {
+        // Many ids are sooner put into words, in which those of the set are looked up, than each is sought.
+        [Block::Array(array)] if array.len() < ids.len() * SOUGHT => {
+            room.clear();
+            put(room.words(), ids);
+            ids.clear();
+            ids.extend(array.iter().filter(|id| room.contains(**id)));
+        }
+        blocks => ids.retain(|id| blocks.iter().any(|block| block.contains(*id))),
+    }
+    Ok(())
+}
