@@ -16,7 +16,7 @@ use super::{
     plan::Asked,
     probe::Probes,
     set::Set,
-    tree::{And, Node},
+    tree::{And, Child, Node},
     watch,
 };
 use crate::{
@@ -127,65 +127,76 @@ impl<'s> Led<'s> {
     }
 
     /// How many lists there are.
-    pub(super) fn lists(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.lists.len()
     }
 
-    /// `None` where lists do not hold enough: then nothing is known. `share`: see [`skim::share`](super::skim::share).
+    /// `None` where lists do not hold enough, or it takes more than so many `steps`: then nothing is known. `most`: ids
+    /// that the first rows are thought to be among, see [`skim::share`](super::skim::share).
     pub(super) fn run(
         &self,
         matcher: &mut Matcher<'s>,
         asked: Asked<'_, 's>,
-        (column, share, documents): (ColumnView<'s>, f64, u64),
+        column: ColumnView<'s>,
+        (most, documents): (f64, u64),
+        steps: usize,
     ) -> Result<Option<Vec<u32>>> {
+        if let (Some((trace, _)), Some(child)) = (&matcher.trace, self.positive(matcher)) {
+            trace.lies(child.step, "first in order");
+        }
         let mut best = Best::new(asked.sorter, asked.after, asked.want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
         let few = |number: &u16| column.segment_of(*number).is_some_and(|it| self.few.binary_search(&it).is_ok());
+        let mut hidden = Hidden::default();
         for number in asked.blocks.iter().filter(|number| few(number)) {
-            whole(matcher, column, *number, codes, &mut best)?;
+            whole(matcher, &mut hidden, column, *number, codes, &mut best)?;
         }
         let mut probes = Probes::granted(self.child);
         let length = (self.steps / self.lists.len().max(1) as f64) as usize / 2;
         let length = length.clamp(RUN_LEAST, RUN);
-        let mut run = Run { led: self, column, codes, length, probes: &mut probes };
-        let has_layers = run.has_layers(matcher);
+        let mut way = Way { led: self, column, codes, length, steps, probes: &mut probes };
+        let has_layers = way.has_layers(matcher);
         let blocks = || asked.blocks.iter().filter(|number| !few(number));
         let mut floor = u64::MAX;
         if has_layers {
-            let most = (share * documents as f64) as usize;
-            floor = column.reached_by(share.min(1.0))?.unwrap_or(0).max(codes.first);
-            floor = run.layers(matcher, blocks(), (floor, u64::MAX), most, &mut best)?;
+            floor = column.reached_by((most / documents.max(1) as f64).min(1.0))?.unwrap_or(0).max(codes.first);
+            floor = way.layers(matcher, blocks(), (floor, u64::MAX), most as usize, &mut best)?;
         }
-        let enough = run.lists(matcher, &mut best)?;
+        let enough = way.lists(matcher, &mut best)?;
         if has_layers && enough {
             let (least, ..) = best.codes();
             let least = least.max(codes.first);
             if least < floor {
-                run.layers(matcher, blocks(), (least, floor - 1), usize::MAX, &mut best)?;
+                way.layers(matcher, blocks(), (least, floor - 1), usize::MAX, &mut best)?;
             }
         }
         probes.leave(matcher);
         Ok(enough.then(|| best.finish()))
+    }
+
+    fn positive<'m>(&self, matcher: &'m Matcher<'s>) -> Option<&'m Child<'s>> {
+        matcher.root.positives.get(self.child?)
     }
 }
 
 /// All of a block.
 fn whole<'s>(
     matcher: &mut Matcher<'s>,
+    hidden: &mut Hidden<'s>,
     column: ColumnView<'s>,
     number: u16,
     codes: Codes,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    let (reader, mut hidden) = (column.reader(number)?, Hidden::default());
+    let reader = column.reader(number)?;
     if let Some(listed) = matcher.listed(number, LISTED)? {
         listed.fetch_with(&reader, best.is_full());
-        return push_listed(matcher, &mut hidden, (number, &reader), codes, &listed, best);
+        return push_listed(matcher, hidden, (number, &reader), codes, &listed, best);
     }
     let mut set = matcher.pool.set();
     matcher.evaluate(number, &mut set)?;
     if !set.is_empty() {
-        push_each(matcher, &mut hidden, (number, &reader), codes, &set, best)?;
+        push_each(matcher, hidden, (number, &reader), codes, &set, best)?;
     }
     matcher.pool.put_set(set);
     Ok(())
@@ -200,37 +211,45 @@ fn terms<'n, 's>(node: &'n Node<'s>) -> &'n [Operand<'s>] {
     }
 }
 
-struct Run<'r, 's> {
+struct Way<'r, 's> {
     led: &'r Led<'s>,
     column: ColumnView<'s>,
     codes: Codes,
     /// Ids that are looked at together.
     length: usize,
+    /// That are left.
+    steps: usize,
     probes: &'r mut Probes<'s>,
 }
 
-impl<'s> Run<'_, 's> {
-    /// Pushes the first ids of all lists. Whether none that is not listed comes before the last row.
+impl<'s> Way<'_, 's> {
+    /// Pushes the first ids of all lists. Whether none of the others comes before the last row, as far as is known.
     fn lists(&mut self, matcher: &mut Matcher<'s>, best: &mut Best<'_, '_>) -> Result<bool> {
         let lists = &self.led.lists;
-        for (_, list) in lists {
-            list.id(0).iter().for_each(|id| list.fetch(*id));
+        let firsts = lists.iter().map(|(_, list)| list.id(0)).collect::<Result<SmallVec<[Option<u32>; 16]>>>()?;
+        for ((_, list), id) in lists.iter().zip(&firsts) {
+            id.iter().for_each(|id| list.fetch(*id));
         }
         // The code of the next id of a list, which list, and the id's place there.
         let mut heads: BinaryHeap<(u64, usize, usize)> = BinaryHeap::with_capacity(lists.len());
         let mut ends: SmallVec<[(u64, u32); 16]> = SmallVec::new();
-        for (n, (_, list)) in lists.iter().enumerate() {
-            match list.id(0) {
-                Some(id) => heads.push((list.code(id)?.unwrap_or_default(), n, 0)),
+        for (n, ((_, list), id)) in lists.iter().zip(firsts).enumerate() {
+            match id {
+                Some(id) => heads.push((list.code(id)?, n, 0)),
                 None => ends.extend(list.end()?),
             }
         }
+        let mut last: SmallVec<[(u64, u32); 16]> = SmallVec::from_elem((u64::MAX, u32::MAX), lists.len());
         while let Some((code, n, at)) = heads.pop() {
             if best.is_beyond(Some(code)) || code < self.codes.first {
                 break;
             }
-            let Some((term, list)) = lists.get(n) else { continue };
-            match self.run(matcher, *term, list, at, best)? {
+            let (Some((term, list)), Some(last)) = (lists.get(n), last.get_mut(n)) else { continue };
+            if self.steps == 0 {
+                return Ok(false);
+            }
+            self.steps = self.steps.saturating_sub(self.length);
+            match self.some(matcher, (*term, list), at, last, best)? {
                 Some(code) => heads.push((code, n, at + self.length)),
                 None => ends.extend(list.end()?),
             }
@@ -241,30 +260,40 @@ impl<'s> Run<'_, 's> {
         best.tighten();
         // All others have codes that do not pass, or come later.
         let is_behind = |(code, id): &(u64, u32)| *code < self.codes.first || best.is_behind(*code, *id);
-        Ok((best.is_full() || !self.codes.missing) && ends.iter().all(is_behind))
+        // Of rows without a code, any may come first.
+        let (.., may_be_missing) = best.codes();
+        Ok((!may_be_missing || !self.codes.missing) && ends.iter().all(is_behind))
     }
 
     /// Pushes some ids of a list. Answers with the code of the one behind them; `None`: there is none.
-    fn run(
+    fn some(
         &mut self,
         matcher: &mut Matcher<'s>,
-        term: usize,
-        list: &LeadList<'s>,
+        (term, list): (usize, &LeadList<'s>),
         from: usize,
+        last: &mut (u64, u32),
         best: &mut Best<'_, '_>,
     ) -> Result<Option<u64>> {
         watch::steps(self.length as u32)?;
+        let mut left: SmallVec<[(Option<u64>, u32); RUN + 1]> = SmallVec::new();
+        // And the one behind them.
+        list.each(from, self.length + 1, |id| {
+            list.fetch(id);
+            left.push((None, id));
+        })?;
+        let next = if left.len() > self.length { left.pop() } else { None };
         if let Some((trace, _)) = &matcher.trace {
-            trace.run(|run| run.walked += self.length as u64);
+            trace.run(|run| run.walked += left.len() as u64);
         }
-        let next = list.id(from + self.length);
-        let ids = (from..from + self.length).map_while(|n| list.id(n));
-        let mut left: SmallVec<[(Option<u64>, u32); RUN]> = ids.map(|id| (None, id)).collect();
-        left.iter().map(|(_, id)| *id).chain(next).for_each(|id| list.fetch(id));
         let mut at = 0;
         for n in 0..left.len() {
             let id = left[n].1;
             let code = list.code(id)?;
+            if (code, id) >= *last && *last != (u64::MAX, u32::MAX) {
+                return Err(list.damaged("ids are not listed in their order"));
+            }
+            *last = (code, id);
+            let code = Some(code);
             if self.codes.pass(code) && best.may_enter(code, id) && !self.column.is_overridden(id)? {
                 self.probes.fetch(matcher, id)?;
                 left[at] = (code, id);
@@ -286,10 +315,10 @@ impl<'s> Run<'_, 's> {
         for (code, id) in left {
             best.push(code, id, || Ok(!hidden::contains(matcher, id)?))?;
         }
-        next.map(|next| Ok(list.code(next)?.unwrap_or_default())).transpose()
+        next.map(|(_, next)| list.code(next)).transpose()
     }
 
-    /// Whether a list of another term, too, has an id.
+    /// Whether the base has an id in the set of a term before this one, whose list has it too then.
     fn is_of_term_before(&self, matcher: &Matcher<'s>, term: usize, id: u32) -> Result<bool> {
         if term == 0 {
             return Ok(false);
@@ -303,8 +332,7 @@ impl<'s> Run<'_, 's> {
     }
 
     fn terms<'m>(&self, matcher: &'m Matcher<'s>) -> &'m [Operand<'s>] {
-        let child = self.led.child.and_then(|child| matcher.root.positives.get(child));
-        child.map_or(&[], |child| terms(&child.node))
+        self.led.positive(matcher).map_or(&[], |child| terms(&child.node))
     }
 
     fn has_layers(&self, matcher: &Matcher<'s>) -> bool {
@@ -321,7 +349,7 @@ impl<'s> Run<'_, 's> {
         ids: usize,
         best: &mut Best<'_, '_>,
     ) -> Result<u64> {
-        let raised = match self.led.child.and_then(|child| matcher.root.positives.get(child)) {
+        let raised = match self.led.positive(matcher) {
             // What layers say of a few ids is sooner found than which of all ids they raise.
             Some(child) if child.estimate < LOOK_UP * self.column.raised_about(least, ids) as u64 => None,
             _ => Some(self.column.raised(least, ids)?),
@@ -357,6 +385,7 @@ impl<'s> Run<'_, 's> {
             }
             ids.sort_unstable();
             ids.dedup();
+            watch::steps(ids.len() as u32)?;
             for within in ids.iter().copied() {
                 let (id, code) = (id_of(*number, within), reader.get(within));
                 let is_listed = |operand: &Operand<'s>| operand.base_contains(id);

@@ -3,9 +3,9 @@
 //! A filter is bound to the schema ([`filter`]) and resolved against the version ([`tree`]); the ids of a block that
 //! pass it are made from the blocks of its operands, where they lie ([`evaluate`], [`codes`]), or single ids are tested
 //! ([`probe`]). A page is taken in the total order of [`order`], by one of several plans ([`plan`]) that give the same
-//! rows: [`walk`], which gives up where it takes longer than was thought, [`gather`], or [`skim`]. Where the field that
-//! is sorted by or tested tells what is [`hidden`], that is not looked at for itself. [`explain`] tells what a query
-//! did, which it writes into a [`trace`].
+//! rows: [`walk`] or [`lead`], which give up where they take longer than was thought, [`gather`], or [`skim`]. Where the
+//! field that is sorted by or tested tells what is [`hidden`], that is not looked at for itself. [`explain`] tells what a
+//! query did, which it writes into a [`trace`].
 
 mod best;
 mod cells;
@@ -285,7 +285,10 @@ fn page<'s>(
     if plan == Plan::Lead {
         if let (Some(led), Some(column)) = (led, sorter.first()) {
             told("lead");
-            if let Some(found) = led.run(matcher, asked, (column, estimates.share, state.documents()))? {
+            let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);
+            if let Some(found) =
+                led.run(matcher, asked, column, (estimates.first_of(state.documents()), state.documents()), steps)?
+            {
                 ended(how, found.len());
                 return Ok(found);
             }

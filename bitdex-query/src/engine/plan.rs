@@ -201,7 +201,7 @@ impl Estimates {
                 None => raised * cost::RAISED_TEST,
             };
             led.steps * (cost::LED_STEP + tests(root, led.child()))
-                + led.lists() as f64 * cost::LIST
+                + led.len() as f64 * cost::LIST
                 + led.ids as f64 * cost::UNLISTED
                 + if layers > 0 { raised + all * cost::OVERLAID } else { 0.0 }
         });
@@ -227,6 +227,11 @@ impl Estimates {
     /// The cheapest that goes by blocks.
     pub(super) fn pick_by_blocks(&self) -> Plan {
         if self.skim_ns < self.gather_ns { Plan::Skim } else { Plan::Gather }
+    }
+
+    /// Of all documents, the first ones in the order that the first rows are thought to be among.
+    pub(super) fn first_of(&self, documents: u64) -> f64 {
+        self.share * documents as f64
     }
 
     /// Steps after which a walk that has not come to its end has cost about as much as another plan would.

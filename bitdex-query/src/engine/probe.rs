@@ -214,6 +214,7 @@ impl<'s> Probes<'s> {
 fn tests(steps: &[Step<'_>], first: usize, last: usize) -> u16 {
     let is_read = |step: &Step<'_>| matches!(step, Step::Must(_) | Step::MustNot(_) | Step::Cells(_));
     match steps.get(first..last) {
+        Some([]) => u16::MAX,
         Some([step]) if is_read(step) => u16::MAX,
         Some([one, other]) if is_read(one) && is_read(other) => SHORT_TESTS,
         _ => TESTS,

@@ -95,9 +95,10 @@ impl SegmentBuilder {
 
     /// Bytes held in memory, and what finishing will take beside them. Not for each document: it asks all fields.
     pub fn bytes(&self) -> usize {
+        let leading = self.fields.iter().filter(|field| field.may_lead()).count();
         self.documents.bytes()
             + self.fields.iter().map(FieldBuilder::bytes).sum::<usize>()
-            + self.fields.iter().map(FieldBuilder::finishing).max().unwrap_or(0)
+            + self.fields.iter().map(|field| field.finishing(leading)).max().unwrap_or(0)
     }
 
     /// Writes the rest, and publishes the file under its name. `hash`: sum of the hashes of all rows in it.
@@ -123,9 +124,10 @@ fn write_fields(pack: &mut PackWriter, mut fields: Vec<FieldBuilder>, documents:
     }
     let mut written = Vec::new();
     for field in &mut fields {
+        let may_lead = field.may_lead();
         if let Some(column) = field.column.take() {
             let column = column.finish(pack)?;
-            if leaders::are_made_for(field.ty) {
+            if may_lead {
                 written.push((field.field, column));
             }
         }
@@ -133,8 +135,8 @@ fn write_fields(pack: &mut PackWriter, mut fields: Vec<FieldBuilder>, documents:
     let leading = written.iter().filter_map(|(field, column)| Some(Leading { field: *field, codes: column.codes()? }));
     let leading: Vec<_> = leading.collect();
     for field in fields {
-        let leaders =
-            (field.index == Index::Terms && !leading.is_empty()).then(|| LeadersWriter::new(&leading, documents));
+        let leaders = (field.index == Index::Terms && !leading.is_empty())
+            .then(|| LeadersWriter::new(&leading, documents, field.terms.lists(leading.len())));
         field.write_sets(pack, leaders)?;
     }
     Ok(())
@@ -205,9 +207,14 @@ impl FieldBuilder {
         self.exists.bytes() + self.column.as_ref().map_or(0, ColumnWriter::bytes) + self.terms.bytes()
     }
 
-    /// Bytes that `finish` takes beside.
-    fn finishing(&self) -> usize {
-        self.column.as_ref().map_or(0, ColumnWriter::finishing) + self.terms.finishing()
+    /// Whether terms may have lists in the order of its column.
+    fn may_lead(&self) -> bool {
+        self.column.is_some() && leaders::are_made_for(self.ty)
+    }
+
+    /// Bytes that writing it takes beside. `leading`: columns in whose order terms may have lists.
+    fn finishing(&self, leading: usize) -> usize {
+        self.column.as_ref().map_or(0, ColumnWriter::finishing) + self.terms.finishing() + self.terms.lists(leading)
     }
 
     fn write_sets(self, pack: &mut PackWriter, leaders: Option<LeadersWriter<'_>>) -> Result<()> {
@@ -241,6 +248,9 @@ struct Terms {
     streamed: Option<u32>,
     /// How often each number stands in the stream (those with bitmaps left out).
     counts: Vec<u32>,
+    /// Of these, terms that may have lists of their first ids, and the ids of one list of each.
+    terms_listed: usize,
+    ids_listed: usize,
 }
 
 impl Terms {
@@ -266,6 +276,14 @@ impl Terms {
                 self.stream.push(number);
                 if let Some(count) = self.counts.get_mut(number as usize - BITMAPS) {
                     *count += 1;
+                    match u64::from(*count) {
+                        leaders::IDS_LEAST => {
+                            self.terms_listed += 1;
+                            self.ids_listed += leaders::IDS_LEAST as usize;
+                        }
+                        ids if ids > leaders::IDS_LEAST && ids <= leaders::MOST as u64 => self.ids_listed += 1,
+                        _ => {}
+                    }
                 }
             }
         }
@@ -377,6 +395,14 @@ impl Terms {
     fn finishing(&self) -> usize {
         // Ids by term; then, without the stream, the postings: at most as much again with their directory.
         self.stream.len() * 4 + self.len() * 16 + self.bitmaps.iter().map(Bitmap::bytes).sum::<usize>()
+    }
+
+    /// Bytes of lists in the order of so many columns, at most.
+    fn lists(&self, columns: usize) -> usize {
+        let of_terms = self.terms_listed + self.bitmaps.len();
+        // Each begins with numbers, and ends with zeros.
+        let ids = self.ids_listed + self.bitmaps.len() * leaders::MOST;
+        columns * (ids * leaders::WIDTH + of_terms * 4) + of_terms * 4
     }
 
     /// Ids by number of those without bitmaps: number n's end at `ends[n]`, and those of the next begin at

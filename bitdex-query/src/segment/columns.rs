@@ -46,7 +46,7 @@ use super::{
     tops::{BlockTops, Tops},
 };
 use crate::{
-    log::Result,
+    log::{Error, Result},
     mapping::ahead::fetch,
     store::{
         format,
@@ -369,7 +369,7 @@ impl Column {
 
     /// (code, id) at these ranks, appended.
     pub fn ranked_pairs(&self, ranks: Range<usize>, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
-        let bytes = self.order.slice::<u8>(&self.section, ranks.start.saturating_mul(3), ranks.len() * 3)?;
+        let bytes = self.ranked_bytes(ranks)?;
         // Where the order follows the ids, many in a row are of one block.
         let mut last = None;
         let mut near: Option<(u16, BlockReader<'_>)> = None;
@@ -390,9 +390,15 @@ impl Column {
         Ok(())
     }
 
-    /// The ids that have a value, in the ascending order of (code, id): 3 bytes each, see [`Column::id`].
-    pub fn ranked_bytes(&self) -> Result<&[u8]> {
-        self.order.all(&self.section)
+    /// The ids at these ranks in the ascending order of (code, id): 3 bytes each, see [`Column::id`].
+    pub fn ranked_bytes(&self, ranks: Range<usize>) -> Result<&[u8]> {
+        self.order.slice::<u8>(&self.section, ranks.start.saturating_mul(3), ranks.len() * 3)
+    }
+
+    /// An error that names its file.
+    #[cold]
+    pub fn damaged(&self, reason: &str) -> Error {
+        self.section.damaged(0, reason)
     }
 
     /// Asks for the code of an id before it is read.

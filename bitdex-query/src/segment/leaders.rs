@@ -34,7 +34,7 @@ use crate::{
 /// Terms of fewer ids have no lists: all of them are quickly looked at.
 pub const IDS_LEAST: u64 = 256;
 /// A term that more than one in so many documents have has none: the column's own order does as well.
-pub const SHARE_MOST: u64 = 8;
+pub const ONE_IN: u64 = 8;
 /// Ids of a list. In tests fewer, so that some come to their ends.
 pub const MOST: usize = if cfg!(test) { 100 } else { 1024 };
 /// Bytes of an id.
@@ -59,9 +59,9 @@ pub(super) struct LeadersWriter<'a> {
 }
 
 impl<'a> LeadersWriter<'a> {
-    /// `documents`: of the segment.
-    pub(super) fn new(columns: &'a [Leading<'a>], documents: u64) -> Self {
-        Self { columns, documents, lists: Vec::new(), pairs: Vec::new() }
+    /// `documents`: of the segment. `bytes`: of lists, at most.
+    pub(super) fn new(columns: &'a [Leading<'a>], documents: u64, bytes: usize) -> Self {
+        Self { columns, documents, lists: Vec::with_capacity(bytes), pairs: Vec::new() }
     }
 
     /// Makes the lists of a term of so many ids. `blocks`: calls with each of its blocks and that one's number. Answers
@@ -100,7 +100,7 @@ pub(super) fn are_made_for(ty: FieldType) -> bool {
 }
 
 fn has_lists(ids: u64, documents: u64) -> bool {
-    (IDS_LEAST..=documents / SHARE_MOST).contains(&ids)
+    (IDS_LEAST..=documents / ONE_IN).contains(&ids)
 }
 
 /// `pairs` becomes the first of a set's ids, each with its code; without those that have the least code of all.
@@ -132,6 +132,9 @@ fn lead(codes: Codes<'_>, blocks: impl Fn(&mut dyn FnMut(u16, Block<'_>)), pairs
 /// Whether the lists of a field's terms are what follows from their sets and from these columns. `documents`: of the
 /// segment.
 pub(super) fn agree(postings: &Postings, columns: &[Leading<'_>], documents: u64) -> Result<bool> {
+    if !postings.leading().iter().copied().eq(columns.iter().map(|column| column.field)) {
+        return Ok(false);
+    }
     let mut pairs = Vec::new();
     for position in 0..postings.len() {
         let (term, posting) = postings.at(position)?;
@@ -168,6 +171,10 @@ impl Leaders {
         let [columns, lists] = parts::open(&section)?;
         let columns = columns.all::<u32>(&section)?.iter().map(|field| *field as FieldId).collect();
         Ok(Some(Self { section, columns, lists }))
+    }
+
+    pub(super) fn columns(&self) -> &[FieldId] {
+        &self.columns
     }
 
     /// The list of a column: 3 bytes an id. `place`: what the term's directory says; `None`: there is none.

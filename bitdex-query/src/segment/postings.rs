@@ -425,6 +425,11 @@ impl Postings {
         Ok(Some(all))
     }
 
+    /// The fields in whose columns' orders terms have lists.
+    pub(super) fn leading(&self) -> &[FieldId] {
+        self.leaders.as_ref().map_or(&[], Leaders::columns)
+    }
+
     /// Reads it.
     pub fn warm(&self) -> Result<()> {
         self.section.verify()?;

@@ -176,7 +176,8 @@ impl Segment {
 
     /// Whether the first ids of a field's terms are listed as follows from its sets and from the columns.
     pub fn leaders_agree(&self, field: FieldId) -> Result<bool> {
-        let Some(postings) = self.postings(field).filter(|_| self.column(field).is_none()) else { return Ok(true) };
+        let has_terms = field != KEY_FIELD && self.column(field).is_none();
+        let Some(postings) = self.postings(field).filter(|_| has_terms) else { return Ok(true) };
         let mut leading = Vec::new();
         if self.pack.stamp().format >= format::LEADERS {
             for (field, Field { ty, column, .. }) in self.fields.iter().enumerate() {

@@ -7,7 +7,7 @@ use crate::{
     segment::{
         Index, Spec,
         builder::SegmentBuilder,
-        leaders::{IDS_LEAST, MOST, SHARE_MOST},
+        leaders::{IDS_LEAST, MOST, ONE_IN},
         segment::Segment,
     },
     store::format::{self, Stamp},
@@ -82,7 +82,7 @@ fn random_segment(rng: &mut ChaCha8Rng, file: &File, format: u32) -> (Segment, D
 /// The list of a column, and the ids that it should have.
 fn compare(segment: &Segment, term: Term<'_>, field: usize, ids: &[u32], (all, rows): (&Documents, [usize; 2])) {
     let posting = segment.posting(field, term).unwrap().unwrap();
-    let has_lists = ids.len() as u64 >= IDS_LEAST && ids.len() as u64 <= all.present / SHARE_MOST;
+    let has_lists = ids.len() as u64 >= IDS_LEAST && ids.len() as u64 <= all.present / ONE_IN;
     for (column, values) in rows.into_iter().zip([&all.counts, &all.prices]) {
         let listed = posting.leaders(column).unwrap();
         assert_eq!(listed.is_some(), has_lists, "{term:?} of {} ids", ids.len());
@@ -138,6 +138,26 @@ fn lists_that_do_not_follow_from_the_values_are_found() {
     let segment = Segment::open(&forged, STORE, &spec()).unwrap().unwrap();
     assert!(!segment.leaders_agree(OWNER).unwrap());
     assert!(segment.leaders_agree(TAGS).unwrap());
+}
+
+#[test]
+fn garbled_lists_are_damaged_or_readable() {
+    let mut rng = seeded();
+    let file = File::new();
+    let (_, all) = random_segment(&mut rng, &file, format::LEADERS);
+    for _ in 0..scaled(60) {
+        let garbled = file.garbled(&mut rng);
+        // Its header may speak of another definition.
+        let Ok(Some(segment)) = Segment::open(garbled.path(), STORE, &spec()) else { continue };
+        for (field, values) in [(OWNER, all.owners.len()), (TAGS, all.tags.len())] {
+            for posting in (0..values).filter_map(|at| intact(segment.postings(field)?.set_at(at))) {
+                for column in [COUNT, PRICE, AT] {
+                    intact(posting.leaders(column));
+                }
+            }
+            intact(segment.leaders_agree(field));
+        }
+    }
 }
 
 #[test]

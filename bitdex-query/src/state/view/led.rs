@@ -3,7 +3,7 @@
 
 use super::{ColumnView, Operand};
 use crate::{
-    log::Result,
+    log::{Error, Result},
     segment::{
         SEGMENT_BITS,
         columns::Column,
@@ -28,17 +28,26 @@ pub(crate) enum Lead<'s> {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct LeadList<'s> {
     column: &'s Column,
-    bytes: &'s [u8],
-    /// All ids of the segment that have a code, the least first.
-    is_order: bool,
+    ids: Ids<'s>,
     /// How many ids the set has.
     of: u64,
     position: usize,
 }
 
+#[derive(Debug, Clone, Copy)]
+enum Ids<'s> {
+    /// As a term's list has them.
+    Listed(&'s [u8]),
+    /// All ids of the segment that have a code, by the column's order.
+    All,
+}
+
 impl<'s> LeadList<'s> {
     pub(crate) fn len(&self) -> usize {
-        self.bytes.len() / WIDTH
+        match self.ids {
+            Ids::Listed(bytes) => bytes.len() / WIDTH,
+            Ids::All => self.column.len(),
+        }
     }
 
     /// Where its segment stands among all.
@@ -51,17 +60,39 @@ impl<'s> LeadList<'s> {
         self.of
     }
 
+    pub(crate) fn id(&self, n: usize) -> Result<Option<u32>> {
+        let mut found = None;
+        self.each(n, 1, |id| found = Some(id))?;
+        Ok(found)
+    }
+
+    /// Calls `each` with some ids, as far as there are so many.
     #[inline]
-    pub(crate) fn id(&self, n: usize) -> Option<u32> {
-        let at = if self.is_order { self.len().checked_sub(n + 1)? } else { n };
-        let bytes = self.bytes.get(at * WIDTH..)?.first_chunk()?;
-        Some(self.column.id(*bytes))
+    pub(crate) fn each(&self, from: usize, count: usize, mut each: impl FnMut(u32)) -> Result<()> {
+        let left = self.len().saturating_sub(from);
+        let count = count.min(left);
+        match self.ids {
+            Ids::Listed(bytes) => {
+                let bytes = bytes.get(from * WIDTH..(from + count) * WIDTH).unwrap_or_default();
+                bytes.as_chunks().0.iter().for_each(|id| each(self.column.id(*id)));
+            }
+            Ids::All => {
+                let bytes = self.column.ranked_bytes(left - count..left)?;
+                bytes.as_chunks().0.iter().rev().for_each(|id| each(self.column.id(*id)));
+            }
+        }
+        Ok(())
     }
 
     /// The code that the segment says an id has.
     #[inline]
-    pub(crate) fn code(&self, id: u32) -> Result<Option<u64>> {
-        self.column.get(id)
+    pub(crate) fn code(&self, id: u32) -> Result<u64> {
+        self.column.get(id)?.ok_or_else(|| self.damaged("an id is listed that has no code"))
+    }
+
+    #[cold]
+    pub(crate) fn damaged(&self, reason: &str) -> Error {
+        self.column.damaged(reason)
     }
 
     /// Asks for codes before they are read.
@@ -73,14 +104,16 @@ impl<'s> LeadList<'s> {
     /// None of the set's ids that are not listed has a place in the order before this code and id. `None`: those have
     /// no code.
     pub(crate) fn end(&self) -> Result<Option<(u64, u32)>> {
-        if self.is_order {
+        if matches!(self.ids, Ids::All) {
             return Ok(None);
         }
         if self.len() < MOST {
             return Ok(self.column.span().map(|(least, _)| (least, u32::MAX)));
         }
-        let Some(last) = self.len().checked_sub(1).and_then(|last| self.id(last)) else { return Ok(None) };
-        Ok(self.code(last)?.map(|code| (code, last)))
+        match self.id(self.len() - 1)? {
+            Some(last) => Ok(Some((self.code(last)?, last))),
+            None => Ok(None),
+        }
     }
 }
 
@@ -91,8 +124,7 @@ impl<'s> ColumnView<'s> {
         let Some(operand) = of else {
             let all = |(position, column): (usize, Option<&'s Column>)| {
                 let Some(column) = column else { return Ok(Lead::Nothing) };
-                let (bytes, of) = (column.ranked_bytes()?, column.len() as u64);
-                Ok(Lead::List(LeadList { column, bytes, is_order: true, of, position }))
+                Ok(Lead::List(LeadList { column, ids: Ids::All, of: column.len() as u64, position }))
             };
             return segments.map(all).collect();
         };
@@ -102,7 +134,7 @@ impl<'s> ColumnView<'s> {
         let lead = |((position, column), posting): ((usize, Option<&'s Column>), Option<Posting<'s>>)| {
             let (Some(column), Some(posting)) = (column, posting) else { return Ok(Lead::Nothing) };
             Ok(match posting.leaders(self.field())? {
-                Some(bytes) => Lead::List(LeadList { column, bytes, is_order: false, of: posting.len(), position }),
+                Some(bytes) => Lead::List(LeadList { column, ids: Ids::Listed(bytes), of: posting.len(), position }),
                 None if posting.len() < IDS_LEAST => Lead::Few(posting.len()),
                 None => Lead::NoList,
             })
