@@ -47,9 +47,9 @@ fn addresses() -> Vec<String> {
 
 /// Options that make a process act as a release.
 type Release = &'static [&'static str];
-const NEW: Release = &["--newest-format=4"];
+const NEW: Release = &["--newest-format=5"];
 /// The release before.
-const OLD: Release = &["--newest-format=3"];
+const OLD: Release = &["--newest-format=4"];
 
 fn start(folder: &Folder, address: &str, release: Release) -> Process {
     Process::start(serve(folder, address, release))
@@ -348,7 +348,7 @@ async fn two_releases_serve_one_folder_until_its_format_is_raised() {
         let before = checkpoint(&fleet.folder);
         eventually("a flush", || async { (checkpoint(&fleet.folder) > before).then_some(()) }).await;
         *flushed.entry(fleet.roles().await.0).or_insert(0) += 1;
-        assert_eq!((format(&fleet.folder), formats(&fleet.folder)), (3, [3].into()));
+        assert_eq!((format(&fleet.folder), formats(&fleet.folder)), (4, [4].into()));
     }
     assert!(flushed.contains_key(OLD) && flushed.contains_key(NEW), "{flushed:?}");
     report(&format!("flushes awaited, by options of the writer: {flushed:?}"));
@@ -359,7 +359,7 @@ async fn two_releases_serve_one_folder_until_its_format_is_raised() {
     }
     let (raised, said) = tool(&fleet.folder, "raise-format", &["--patience-seconds=1"]).await;
     assert!(!raised && said.contains("replace every pod by this release first"), "{said}");
-    assert_eq!(format(&fleet.folder), 3);
+    assert_eq!(format(&fleet.folder), 4);
 
     // Raised too early, it is not served by the release before any more: that one says why, and is replaced.
     for release in [NEW, OLD].into_iter().cycle() {
@@ -369,9 +369,10 @@ async fn two_releases_serve_one_folder_until_its_format_is_raised() {
         fleet.replace(release, true).await;
     }
     let (raised, said) = tool(&fleet.folder, "raise-format", &[]).await;
-    assert!(raised && said.contains("from 3 to 4"), "{said}");
-    assert_eq!(format(&fleet.folder), 4);
-    let told = |text: &str| text.contains("MANIFEST has format 4, this process reads 3: run the release that wrote it");
+    assert!(raised && said.contains("from 4 to 5"), "{said}");
+    assert_eq!(format(&fleet.folder), 5);
+    let told =
+        |text: &str| text.contains("MANIFEST has format 5, this process reads 3 to 4: run the release that wrote it");
     let left = &fleet.processes[fleet.releases.iter().position(|release| *release == OLD).unwrap()];
     eventually("the release before to say that it cannot go on", || async {
         let (status, text) = left.get("/readyz").await;
@@ -388,7 +389,7 @@ async fn two_releases_serve_one_folder_until_its_format_is_raised() {
     for gracefully in [false, true, true] {
         fleet.replace(NEW, gracefully).await;
     }
-    eventually("files of the new format", || async { (formats(&fleet.folder) == [4].into()).then_some(()) }).await;
+    eventually("files of the new format", || async { (formats(&fleet.folder) == [5].into()).then_some(()) }).await;
     let folder = fleet.finish().await;
     let definition = format!("--definition={}", folder.definition().display());
     let (sound, said) = tool(&folder, "check", &[&definition]).await;
