@@ -78,14 +78,19 @@ impl<'q, 's> Best<'q, 's> {
     }
 
     /// Whether a row may be among the first, as far as its code and id tell.
+    #[inline]
     pub(super) fn may_enter(&self, code: Option<u64>, id: u32) -> bool {
         let rank = Rank::new(code, id, self.descending);
+        let after = self.after.as_ref().map(|(after, _, _)| *after);
         match &self.rows {
             Rows::Plain(_) => {
-                self.threshold.is_none_or(|threshold| rank < threshold)
-                    && self.after.as_ref().is_none_or(|(after, _, _)| rank > *after)
+                after.is_none_or(|after| rank > after) && self.threshold.is_none_or(|threshold| rank < threshold)
             }
-            Rows::Keyed(_) => self.threshold.is_none_or(|threshold| rank.first_of_code() <= threshold),
+            Rows::Keyed(_) => {
+                let first = rank.first_of_code();
+                after.is_none_or(|after| first >= after.first_of_code())
+                    && self.threshold.is_none_or(|threshold| first <= threshold)
+            }
         }
     }
 
@@ -116,29 +121,23 @@ impl<'q, 's> Best<'q, 's> {
 
     /// `shows` is asked of those alone that would be among the first so far.
     pub(super) fn push(&mut self, code: Option<u64>, id: u32, shows: impl FnOnce() -> Result<bool>) -> Result<()> {
+        if !self.may_enter(code, id) || !shows()? {
+            return Ok(());
+        }
         let rank = Rank::new(code, id, self.descending);
         let full = match &mut self.rows {
             Rows::Plain(rows) => {
-                let behind = self.after.as_ref().is_none_or(|(after, _, _)| rank > *after);
-                if !behind || self.threshold.is_some_and(|threshold| rank >= threshold) || !shows()? {
-                    return Ok(());
-                }
                 rows.push(rank);
                 rows.len() >= 2 * self.want + 64
             }
             Rows::Keyed(rows) => {
-                let first = rank.first_of_code();
-                let before = self.after.as_ref().is_some_and(|(after, _, _)| first < after.first_of_code());
-                if before || self.threshold.is_some_and(|threshold| first > threshold) || !shows()? {
-                    return Ok(());
-                }
                 let keys = self.sorter.keys(id)?;
                 if let Some((_, after, after_id)) = &self.after
                     && self.sorter.compare((&keys, id), (after, *after_id)).is_le()
                 {
                     return Ok(());
                 }
-                rows.push((first, keys, id));
+                rows.push((rank.first_of_code(), keys, id));
                 rows.len() >= 2 * self.want + 64
             }
         };

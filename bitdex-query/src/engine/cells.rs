@@ -18,7 +18,7 @@ use crate::{
     segment::{
         BLOCKS_PER_SEGMENT,
         cells::{Cells, Mask},
-        sets::Block,
+        sets::{Block, WORDS},
     },
     state::{CellBlock, CodeReader, Operand, State},
 };
@@ -282,7 +282,7 @@ impl Matcher<'_> {
             let mut few = cells.add_moved(&mut ids);
             let codes = self.hidden.as_ref().map(|hidden| hidden.column.reader(*number)).transpose()?;
             if let Some(codes) = &codes {
-                codes.each_overridden(|id| {
+                codes.overridden_of(Block::Bits(&[u64::MAX; WORDS]), |id| {
                     if ids.len() <= MOVED_MOST as usize {
                         ids.push(id);
                     }

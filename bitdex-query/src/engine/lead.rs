@@ -131,14 +131,14 @@ impl<'s> Led<'s> {
         self.lists.len()
     }
 
-    /// `None` where lists do not hold enough, or it takes more than so many `steps`: then nothing is known. `most`: ids
-    /// that the first rows are thought to be among, see [`skim::share`](super::skim::share).
+    /// `None` where lists do not hold enough, or it takes more than so many `steps`: then nothing is known. `share`: see
+    /// [`skim::share`](super::skim::share).
     pub(super) fn run(
         &self,
         matcher: &mut Matcher<'s>,
         asked: Asked<'_, 's>,
         column: ColumnView<'s>,
-        (most, documents): (f64, u64),
+        (share, documents): (f64, u64),
         steps: usize,
     ) -> Result<Option<Vec<u32>>> {
         if let (Some((trace, _)), Some(child)) = (&matcher.trace, self.positive(matcher)) {
@@ -159,8 +159,9 @@ impl<'s> Led<'s> {
         let blocks = || asked.blocks.iter().filter(|number| !few(number));
         let mut floor = u64::MAX;
         if has_layers {
-            floor = column.reached_by((most / documents.max(1) as f64).min(1.0))?.unwrap_or(0).max(codes.first);
-            floor = way.layers(matcher, blocks(), (floor, u64::MAX), most as usize, &mut best)?;
+            let most = (share * documents as f64) as usize;
+            floor = column.reached_by(share.min(1.0))?.unwrap_or(0).max(codes.first);
+            floor = way.layers(matcher, blocks(), (floor, u64::MAX), most, &mut best)?;
         }
         let enough = way.lists(matcher, &mut best)?;
         if has_layers && enough {
@@ -239,7 +240,7 @@ impl<'s> Way<'_, 's> {
                 None => ends.extend(list.end()?),
             }
         }
-        let mut last: SmallVec<[(u64, u32); 16]> = SmallVec::from_elem((u64::MAX, u32::MAX), lists.len());
+        let mut last: SmallVec<[Option<(u64, u32)>; 16]> = SmallVec::from_elem(None, lists.len());
         while let Some((code, n, at)) = heads.pop() {
             if best.is_beyond(Some(code)) || code < self.codes.first {
                 break;
@@ -271,7 +272,7 @@ impl<'s> Way<'_, 's> {
         matcher: &mut Matcher<'s>,
         (term, list): (usize, &LeadList<'s>),
         from: usize,
-        last: &mut (u64, u32),
+        last: &mut Option<(u64, u32)>,
         best: &mut Best<'_, '_>,
     ) -> Result<Option<u64>> {
         watch::steps(self.length as u32)?;
@@ -289,10 +290,9 @@ impl<'s> Way<'_, 's> {
         for n in 0..left.len() {
             let id = left[n].1;
             let code = list.code(id)?;
-            if (code, id) >= *last && *last != (u64::MAX, u32::MAX) {
+            if last.replace((code, id)).is_some_and(|last| (code, id) >= last) {
                 return Err(list.damaged("ids are not listed in their order"));
             }
-            *last = (code, id);
             let code = Some(code);
             if self.codes.pass(code) && best.may_enter(code, id) && !self.column.is_overridden(id)? {
                 self.probes.fetch(matcher, id)?;
@@ -320,15 +320,7 @@ impl<'s> Way<'_, 's> {
 
     /// Whether the base has an id in the set of a term before this one, whose list has it too then.
     fn is_of_term_before(&self, matcher: &Matcher<'s>, term: usize, id: u32) -> Result<bool> {
-        if term == 0 {
-            return Ok(false);
-        }
-        for operand in self.terms(matcher).iter().take(term) {
-            if operand.base_contains(id)? {
-                return Ok(true);
-            }
-        }
-        Ok(false)
+        any(self.terms(matcher).get(..term).unwrap_or_default(), |operand| operand.base_contains(id))
     }
 
     fn terms<'m>(&self, matcher: &'m Matcher<'s>) -> &'m [Operand<'s>] {
@@ -372,7 +364,7 @@ impl<'s> Way<'_, 's> {
                 None if reader.is_plain() => {}
                 None => {
                     for term in terms {
-                        reader.overridden_of(term.block(*number, &mut buffer)?, &mut ids);
+                        reader.overridden_of(term.block(*number, &mut buffer)?, |id| ids.push(id));
                     }
                 }
             }

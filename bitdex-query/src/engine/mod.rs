@@ -286,9 +286,7 @@ fn page<'s>(
         if let (Some(led), Some(column)) = (led, sorter.first()) {
             told("lead");
             let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);
-            if let Some(found) =
-                led.run(matcher, asked, column, (estimates.first_of(state.documents()), state.documents()), steps)?
-            {
+            if let Some(found) = led.run(matcher, asked, column, (estimates.share, state.documents()), steps)? {
                 ended(how, found.len());
                 return Ok(found);
             }

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     log::Result,
-    segment::{BLOCK_BITS, Index, SEGMENT_BITS, sets::Block},
+    segment::{Index, SEGMENT_BITS, sets::Block},
     state::{Layout, State},
 };
 
@@ -206,7 +206,7 @@ impl<'s> NamedSet<'s> {
             return Ok(None);
         }
         let files = self.state.files();
-        let Some(position) = files.position(u32::from(number) >> (SEGMENT_BITS - BLOCK_BITS)) else { return Ok(None) };
+        let Some(position) = files.position_of_block(number) else { return Ok(None) };
         if let Some(block) = files.filter_sets().get(self.n, position, number) {
             return Ok(Some(block));
         }

@@ -182,19 +182,19 @@ impl Estimates {
             let is_worth = |steps, child| steps * (cost::LED_STEP + tests(root, child)) < most;
             led = Led::find(root, column, (up_to_last, documents), is_worth, forced == Some(Plan::Lead))?;
         }
+        // Ids that layers in memory raise to the codes of the first rows.
+        let raised = (layers as f64 * share * documents as f64).min(in_memory as f64);
         let skim_ns = match share < peaks::SHARE_MOST {
             true => {
                 let untold = root.positives.iter().chain(&root.negatives).filter(|child| !child.told);
                 let looks = untold.map(|child| looks(&child.node)).sum::<f64>() + f64::from(root.cells.is_some());
                 let block = skimmed(share, of_block, (operands, looks), matches as f64 / all * code);
-                let raised = (layers as f64 * share * documents as f64).min(in_memory as f64) * cost::RAISED;
                 let looked_up = if of_block <= skim::FEW.into() { of_block * all * cost::LAYER } else { f64::INFINITY };
-                all * (cost::LEFT_OUT + cost::BLOCK + block) + raised.min(looked_up)
+                all * (cost::LEFT_OUT + cost::BLOCK + block) + (raised * cost::RAISED).min(looked_up)
             }
             false => f64::INFINITY,
         };
         let lead_ns = led.as_ref().map_or(f64::INFINITY, |led| {
-            let raised = (layers as f64 * share * documents as f64).min(in_memory as f64);
             let raised = match led.child().and_then(|child| root.positives.get(child)) {
                 Some(child) => raised.min(child.estimate as f64 / lead::LOOK_UP as f64) * cost::RAISED,
                 // All of them are tested.
@@ -219,19 +219,14 @@ impl Estimates {
 
     /// The cheapest.
     pub(super) fn pick(&self) -> Plan {
-        let by_blocks = self.pick_by_blocks();
-        let others = [Plan::Lead, Plan::Walk].into_iter().filter(|plan| self.of(*plan) <= self.of(by_blocks));
-        others.min_by(|a, b| self.of(*a).total_cmp(&self.of(*b))).unwrap_or(by_blocks)
+        // Of equal ones the first.
+        let plans = [Plan::Lead, Plan::Walk, self.pick_by_blocks()];
+        plans.into_iter().min_by(|a, b| self.of(*a).total_cmp(&self.of(*b))).unwrap_or(Plan::Gather)
     }
 
     /// The cheapest that goes by blocks.
     pub(super) fn pick_by_blocks(&self) -> Plan {
         if self.skim_ns < self.gather_ns { Plan::Skim } else { Plan::Gather }
-    }
-
-    /// Of all documents, the first ones in the order that the first rows are thought to be among.
-    pub(super) fn first_of(&self, documents: u64) -> f64 {
-        self.share * documents as f64
     }
 
     /// Steps after which a walk that has not come to its end has cost about as much as another plan would.

@@ -258,6 +258,27 @@ fn document_in_time(rng: &mut ChaCha8Rng, n: i64, level: Option<i64>) -> Vec<Op>
 
 const COUNT: i64 = 400;
 
+/// Applies the n-th batch, and brings it into a layer.
+fn bring(state: &mut State, store: &mut Store, n: u64, ops: &[Op], layer: &str) {
+    let schema = state.schema().clone();
+    let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
+    state.apply(state.sequence() + 1, &batch(&schema, &cursor(n), &cursor(n + 1), ops)).unwrap();
+    if layer != "active" && state.frozen().is_none() {
+        state.apply(state.sequence() + 1, &freeze()).unwrap();
+    }
+    if layer == "checkpoint" || layer == "base" {
+        state.adopt(store.flush(state, &[])).unwrap();
+    }
+}
+
+/// Has up to so many files take in what the checkpoint says.
+fn compact(state: &mut State, store: &mut Store, files: usize) {
+    for _ in 0..files {
+        let Some(files) = store.compact(state.files(), 0.0) else { break };
+        state.adopt(files).unwrap();
+    }
+}
+
 /// Counts and pages by every plan, of random requests.
 fn check_answers(rng: &mut ChaCha8Rng, state: &State, model: &Model, what: &str) -> u64 {
     let schema = state.schema().clone();
@@ -326,18 +347,9 @@ fn answers_over_all_layers_equal_the_naive_model() {
                 ops.extend((!matches!(more, Op::Truncate { .. })).then_some(more));
             }
             ops.iter().for_each(|op| model.apply(&schema, op));
-            let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
-            state.apply(state.sequence() + 1, &batch(&schema, &cursor(n), &cursor(n + 1), &ops)).unwrap();
-            if layer != "active" && state.frozen().is_none() {
-                state.apply(state.sequence() + 1, &freeze()).unwrap();
-            }
-            if layer == "checkpoint" || layer == "base" {
-                state.adopt(store.flush(&state, &[])).unwrap();
-            }
-            while layer == "base"
-                && let Some(files) = store.compact(state.files(), 0.0)
-            {
-                state.adopt(files).unwrap();
+            bring(&mut state, &mut store, n, &ops, layer);
+            if layer == "base" {
+                compact(&mut state, &mut store, usize::MAX);
             }
             let what = format!("seed {seed}, round {round}, step {n}, {layer}");
             found += check_answers(&mut rng, &state, &model, &what);

@@ -181,6 +181,11 @@ impl Files {
         }
     }
 
+    /// As [`Files::position`], of the segment of a block.
+    pub(crate) fn position_of_block(&self, block: u16) -> Option<usize> {
+        self.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+    }
+
     pub(crate) fn segment(&self, number: u32) -> Option<&Arc<Segment>> {
         self.segments.get(self.position(number)?)
     }

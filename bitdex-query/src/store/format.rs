@@ -2,9 +2,8 @@
 //!
 //! A store has one format, which its manifest states; all files that are written bear it. A release reads its own
 //! format and at least the one before, and writes what the manifest states, so that pods of two releases can serve one
-//! folder.
-//! Once every pod is of the new release, `bitdex-query raise-format` raises the manifest's. A file is never of a later
-//! format than the manifest was when it was written, so whoever can read the manifest can read every file.
+//! folder. Once every pod is of the new release, `bitdex-query raise-format` raises the manifest's. A file is never of a
+//! later format than the manifest was when it was written, so whoever can read the manifest can read every file.
 
 use std::path::Path;
 

@@ -112,21 +112,12 @@ fn pages_of_lists_equal_the_naive_model_in_all_layers() {
                 }
             }
             ops.iter().for_each(|op| model.apply(&schema, op));
-            let cursor = |n: u64| if n == 0 { String::new() } else { n.to_string() };
-            state.apply(state.sequence() + 1, &batch(&schema, &cursor(n), &cursor(n + 1), &ops)).unwrap();
-            if layer != "active" && state.frozen().is_none() {
-                state.apply(state.sequence() + 1, &freeze()).unwrap();
-            }
-            if layer == "base" || layer == "checkpoint" {
-                state.adopt(store.flush(&state, &[])).unwrap();
-            }
-            // Later one segment alone takes in what the checkpoint says.
-            let mut segments = if layer == "base" { usize::MAX } else { usize::from(layer == "checkpoint") };
-            while segments > 0
-                && let Some(files) = store.compact(state.files(), 0.0)
-            {
-                state.adopt(files).unwrap();
-                segments -= 1;
+            bring(&mut state, &mut store, n, &ops, layer);
+            // Later one alone takes in what the checkpoint says.
+            match layer {
+                "base" => compact(&mut state, &mut store, usize::MAX),
+                "checkpoint" => compact(&mut state, &mut store, 1),
+                _ => {}
             }
             let documents = model.documents(&schema);
             for _ in 0..12 {

@@ -4,7 +4,7 @@ use smallvec::SmallVec;
 
 use super::super::State;
 use crate::segment::{
-    BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
+    BLOCKS_PER_SEGMENT,
     cells::{Cells, CellsOf},
     sets::Block,
 };
@@ -33,7 +33,7 @@ impl<'s> CellBlock<'s> {
 impl State {
     /// Where the segment of a block stands among all.
     pub(crate) fn segment_of(&self, block: u16) -> Option<usize> {
-        self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+        self.files.position_of_block(block)
     }
 
     /// The cells of a segment, by its position.

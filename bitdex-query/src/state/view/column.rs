@@ -115,7 +115,7 @@ impl<'s> ColumnView<'s> {
 
     /// Where the segment of a block stands among all.
     pub(crate) fn segment_of(&self, block: u16) -> Option<usize> {
-        self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+        self.files.position_of_block(block)
     }
 
     /// Whether no layer lies above the base.
@@ -387,15 +387,19 @@ impl<'s> CodeReader<'s> {
         self.above.iter().any(|layer| layer.says(id))
     }
 
-    /// Appends the ids of a block that layers above the base say something of, some perhaps twice.
-    pub(crate) fn overridden_of(&self, block: Block<'_>, ids: &mut Vec<u16>) {
-        match block {
+    /// Calls `each` with the ids of a set of the block that layers above the base say something of, in any order, some
+    /// perhaps twice.
+    pub(crate) fn overridden_of(&self, set: Block<'_>, mut each: impl FnMut(u16)) {
+        if self.is_plain() {
+            return;
+        }
+        match set {
             Block::Empty => {}
             Block::Array(array) => {
                 for of_lane in array.chunk_by(|a, b| lane_of(*a) == lane_of(*b)) {
                     let n = of_lane.first().map_or(0, |id| lane_of(*id));
                     for lane in self.above.iter().filter_map(|layer| layer.lane(n)) {
-                        ids.extend(of_lane.iter().filter(|id| lane.lane.says(**id)));
+                        of_lane.iter().copied().filter(|id| lane.lane.says(*id)).for_each(&mut each);
                     }
                 }
             }
@@ -406,29 +410,10 @@ impl<'s> CodeReader<'s> {
                         for ((word, said), first) in of_lane.iter().zip(said).zip((n * LANE..).step_by(64)) {
                             let mut rest = word & said;
                             while rest != 0 {
-                                ids.push(first as u16 | rest.trailing_zeros() as u16);
+                                each(first as u16 | rest.trailing_zeros() as u16);
                                 rest &= rest - 1;
                             }
                         }
-                    }
-                }
-            }
-        }
-    }
-
-    /// The ids that layers above the base say something of, in any order, some perhaps twice.
-    pub(crate) fn each_overridden(&self, mut each: impl FnMut(u16)) {
-        if self.is_plain() {
-            return;
-        }
-        for n in 0..LANES {
-            for lane in self.lanes(n) {
-                let (said, _) = lane.words();
-                for (word, first) in said.iter().zip(((n * LANE) as u32..).step_by(64)) {
-                    let mut rest = *word;
-                    while rest != 0 {
-                        each((first + rest.trailing_zeros()) as u16);
-                        rest &= rest - 1;
                     }
                 }
             }

@@ -128,7 +128,7 @@ impl<'s> ColumnView<'s> {
             };
             return segments.map(all).collect();
         };
-        let postings = (0..self.files.segments().len()).map(|position| operand.in_base(position));
+        let postings = (0..self.files.segments().len()).map(|position| operand.segment(position));
         let postings = postings.collect::<Result<Vec<_>>>()?;
         postings.iter().flatten().for_each(Posting::fetch_leaders);
         let lead = |((position, column), posting): ((usize, Option<&'s Column>), Option<Posting<'s>>)| {

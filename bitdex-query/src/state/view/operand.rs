@@ -230,11 +230,6 @@ impl<'s> Operand<'s> {
         Ok(self.base_block((id >> BLOCK_BITS) as u16)?.contains(id as u16))
     }
 
-    /// The set in the segment at a position.
-    pub(super) fn in_base(&self, position: usize) -> Result<Option<Posting<'s>>> {
-        self.segment(position)
-    }
-
     /// Whether no layer above the base changes a block.
     pub(crate) fn is_of_base(&self, number: u16) -> bool {
         self.kept(number).is_none()
@@ -297,7 +292,7 @@ impl<'s> Operand<'s> {
     }
 
     fn base(&self, block: u16) -> Result<Option<Posting<'s>>> {
-        match self.files.position(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS)) {
+        match self.files.position_of_block(block) {
             Some(position) => self.segment(position),
             None => Ok(None),
         }
@@ -315,7 +310,7 @@ impl<'s> Operand<'s> {
     }
 
     /// The set in the segment at a position.
-    fn segment(&self, position: usize) -> Result<Option<Posting<'s>>> {
+    pub(super) fn segment(&self, position: usize) -> Result<Option<Posting<'s>>> {
         let Some(cell) = self.base.get(position) else { return Ok(None) };
         match cell.get() {
             Found::Nothing => Ok(None),

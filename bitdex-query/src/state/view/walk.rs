@@ -220,12 +220,9 @@ impl<'s> Source<'s> {
                     return Ok(false);
                 }
                 column.ranked_pairs(ranks, buffer)?;
-                if view.active.is_some() || view.frozen.is_some() {
-                    buffer.retain(|(_, id)| !overrides(view.active, *id) && !overrides(view.frozen, *id));
-                }
-                if let Some(checkpoint) = view.checkpoint.filter(|_| !view.files.has_taken_in(column.segment())) {
+                if !view.is_of_base() {
                     let mut failed = Ok(());
-                    buffer.retain(|(_, id)| match checkpoint.overrides(*id) {
+                    buffer.retain(|(_, id)| match view.is_overridden(*id) {
                         Ok(overrides) => !overrides,
                         Err(error) => {
                             failed = Err(error);
