@@ -12,6 +12,7 @@ mod explain;
 mod facet;
 mod filter;
 mod form;
+mod identity;
 pub mod text;
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};

@@ -37,7 +37,7 @@ pub(super) const FEW: u32 = 256;
 pub(super) struct CellTests<'s> {
     state: &'s State,
     /// Each with whether it has to be true, or false.
-    tests: SmallVec<[(FieldId, Test, bool); 8]>,
+    tests: SmallVec<[(FieldId, &'s Test, bool); 8]>,
     /// By position of the segment; `None`: its cells do not tell.
     masks: SmallVec<[OnceCell<Option<Rc<Passing<'s>>>>; 4]>,
 }
@@ -67,12 +67,12 @@ impl<'s> CellTests<'s> {
     }
 
     /// Adds one that they tell.
-    pub(super) fn add(&mut self, node: &filter::Node) {
+    pub(super) fn add(&mut self, node: &'s filter::Node) {
         match node {
-            filter::Node::Leaf(field, test) => self.tests.push((*field, test.clone(), true)),
+            filter::Node::Leaf(field, test) => self.tests.push((*field, test, true)),
             filter::Node::Not(node) => {
                 if let filter::Node::Leaf(field, test) = &**node {
-                    self.tests.push((*field, test.clone(), false));
+                    self.tests.push((*field, test, false));
                 }
             }
             filter::Node::And(_) | filter::Node::Or(_) => {}
@@ -88,17 +88,29 @@ impl<'s> CellTests<'s> {
         let mut all = cells.all();
         for (field, test, positive) in &self.tests {
             let of_field = cells.field(*field)?;
-            let mut passes = Mask::from_elem(0, all.len());
-            let mut add = |mask: &[u64]| passes.iter_mut().zip(mask).for_each(|(word, more)| *word |= more);
-            match test {
-                Test::IsNull => add(of_field.none()),
-                test => {
-                    let values = of_field.values().filter(|(value, _)| test.passes(std::slice::from_ref(value)));
-                    values.for_each(|(_, mask)| add(mask));
+            let masks: SmallVec<[&[u64]; 8]> = match test {
+                Test::IsNull => SmallVec::from_slice(&[of_field.none()]),
+                Test::AnyOf(values) => values.iter().filter_map(|value| of_field.of(value)).collect(),
+                Test::Range(_) => {
+                    let passing = of_field.values().filter(|(value, _)| test.passes(std::slice::from_ref(value)));
+                    passing.map(|(_, mask)| mask).collect()
+                }
+            };
+            match (masks.as_slice(), *positive) {
+                ([mask], true) => all.iter_mut().zip(*mask).for_each(|(word, passes)| *word &= passes),
+                (masks, false) => {
+                    for mask in masks {
+                        all.iter_mut().zip(*mask).for_each(|(word, passes)| *word &= !passes);
+                    }
+                }
+                (masks, true) => {
+                    let mut any = Mask::from_elem(0, all.len());
+                    for mask in masks {
+                        any.iter_mut().zip(*mask).for_each(|(word, passes)| *word |= passes);
+                    }
+                    all.iter_mut().zip(&any).for_each(|(word, passes)| *word &= passes);
                 }
             }
-            let turn = if *positive { 0 } else { u64::MAX };
-            all.iter_mut().zip(&passes).for_each(|(word, passes)| *word &= passes ^ turn);
         }
         Some(Passing { cells, mask: all })
     }

@@ -13,6 +13,7 @@ use super::{
 use crate::{
     log::Result,
     segment::{
+        BLOCKS_PER_SEGMENT,
         lanes::{LANE, LANES, LaneWords},
         sets::Block,
         tops::BlockTops,
@@ -92,8 +93,18 @@ impl ColumnTest<'_> {
                     continue;
                 }
             }
+            let by_outliers = match self.range() {
+                Some((first, last)) => self.column.outlying(of_segment, first, last)?.map(|blocks| (first, blocks)),
+                None => None,
+            };
             for number in of_segment {
-                if self.share(*number)? != Share::None {
+                let is_reached = match by_outliers {
+                    Some((first, blocks)) if self.column.inner_bounds(*number)?.max < first => {
+                        blocks >> (number % BLOCKS_PER_SEGMENT) & 1 == 1
+                    }
+                    _ => self.share(*number)? != Share::None,
+                };
+                if is_reached {
                     reached.push(*number);
                 }
             }

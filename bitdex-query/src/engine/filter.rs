@@ -42,8 +42,7 @@ pub(crate) fn bind(filter: Option<&Filter>, schema: &Schema, now_us: Option<i64>
 /// Binds filters of which all have to be true, without relative times; answers what all has to be true.
 pub(crate) fn bind_all<'f>(filters: impl Iterator<Item = &'f Filter>, schema: &Schema) -> Result<Vec<Node>> {
     let binder = Binder { schema, now_us: None };
-    let nodes = filters.map(|filter| binder.bind(filter)).collect::<Result<_>>()?;
-    Ok(match binder.and(nodes) {
+    Ok(match binder.and(0, filters.map(|filter| binder.bind(filter)))? {
         Node::And(nodes) => nodes,
         node => vec![node],
     })
@@ -76,12 +75,13 @@ struct Binder<'s> {
 
 impl Binder<'_> {
     fn bind(&self, filter: &Filter) -> Result<Node> {
-        let list = |filters: &[Filter]| filters.iter().map(|filter| self.bind(filter)).collect::<Result<Vec<_>>>();
         Ok(match filter {
-            Filter::And(filters) => self.and(list(filters)?),
-            Filter::Or(filters) => one_or(list(filters)?, Node::Or),
+            Filter::And(filters) => self.and(filters.len(), filters.iter().map(|filter| self.bind(filter)))?,
+            Filter::Or(filters) => {
+                one_or(filters.iter().map(|filter| self.bind(filter)).collect::<Result<_>>()?, Node::Or)
+            }
             Filter::Not(filter) => match negate(self.bind(filter)?) {
-                Node::And(nodes) => self.and(nodes),
+                Node::And(nodes) => self.and(nodes.len(), nodes.into_iter().map(Ok))?,
                 node => node,
             },
             Filter::Compare { field, comparator, value } => {
@@ -137,11 +137,11 @@ impl Binder<'_> {
     }
 
     /// Flattens, and makes one range of several of the same field of one value: both ends of a window are then one
-    /// walk over the index. (Of many values, different ones may pass.)
-    fn and(&self, nodes: Vec<Node>) -> Node {
-        let mut all: Vec<Node> = Vec::with_capacity(nodes.len());
+    /// walk over the index. (Of many values, different ones may pass.) `about`: how many they are.
+    fn and(&self, about: usize, nodes: impl Iterator<Item = Result<Node>>) -> Result<Node> {
+        let mut all: Vec<Node> = Vec::with_capacity(about);
         for node in nodes {
-            match node {
+            match node? {
                 Node::And(nodes) => all.extend(nodes),
                 Node::Leaf(field, Test::Range(range)) if !self.schema.fields[field].many => {
                     let same = all.iter_mut().find_map(|node| match node {
@@ -156,7 +156,7 @@ impl Binder<'_> {
                 node => all.push(node),
             }
         }
-        one_or(all, Node::And)
+        Ok(one_or(all, Node::And))
     }
 }
 

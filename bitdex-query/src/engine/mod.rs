@@ -156,7 +156,7 @@ fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>)
             generation: state.generation(),
             sequence: cursor.as_ref().map_or(state.sequence(), |first| first.sequence),
             now_us,
-            query: order::query_hash(request, schema)?.to_vec().into(),
+            query: Bytes::copy_from_slice(&request.identity(schema)?),
             after: order.after(state, *last)?,
             after_id: *last,
             check: Bytes::new(),
@@ -175,7 +175,7 @@ fn search_how(state: &State, request: &SearchRequest, now_us: i64, how: How<'_>)
 }
 
 /// A filter, and what is hidden at a clock; `None`: nothing is hidden.
-fn matcher<'s>(state: &'s State, filter: &filter::Node, now_us: Option<i64>, how: How<'_>) -> Result<Matcher<'s>> {
+fn matcher<'s>(state: &'s State, filter: &'s filter::Node, now_us: Option<i64>, how: How<'_>) -> Result<Matcher<'s>> {
     if let Some(trace) = how.trace {
         trace.begin();
     }

@@ -10,7 +10,6 @@ use bitdex_proto::{
     value::{FieldValue, Value},
     wire,
 };
-use prost::Message as _;
 use smallvec::SmallVec;
 
 use crate::{
@@ -125,31 +124,9 @@ impl After {
 /// The cursor of a request, refused where it is of another store, generation or query.
 pub(super) fn read_cursor(state: &State, request: &SearchRequest) -> Result<Option<PageCursor>> {
     let Some(cursor) = &request.cursor else { return Ok(None) };
-    let query = query_hash(request, state.schema())?;
+    let query = request.identity(state.schema())?;
     let binding = CursorBinding { store: state.store(), generation: state.generation(), query: &query };
     decode_page_cursor(&cursor.0, binding).map(Some)
-}
-
-/// Of all that must stay the same from page to page.
-pub(super) fn query_hash(request: &SearchRequest, schema: &Schema) -> Result<[u8; 32]> {
-    let filter = match &request.filter {
-        // What a name means may change while pages are read.
-        Some(filter) if filter.has_names() => Some((&filter.expanded(schema)?).into()),
-        filter => filter.as_ref().map(Into::into),
-    };
-    let query = wire::SearchRequest {
-        index: request.index.clone(),
-        filter,
-        sort: request
-            .sort
-            .iter()
-            .map(|sort| wire::Sort { field: sort.field.clone(), descending: sort.descending })
-            .collect(),
-        include_pending: request.include_pending,
-        distinct: request.distinct.clone().unwrap_or_default(),
-        ..wire::SearchRequest::default()
-    };
-    Ok(*blake3::hash(&query.encode_to_vec()).as_bytes())
 }
 
 /// A row's place in the order, as far as codes tell: whether it has no value, the code of the first sort key, and the

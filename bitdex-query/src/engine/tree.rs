@@ -118,7 +118,7 @@ impl<'s> And<'s> {
     }
 
     /// Has cells tell what a test lets through; see [`CellTests::tell`].
-    fn tell(&mut self, state: &'s State, node: &filter::Node) {
+    fn tell(&mut self, state: &'s State, node: &'s filter::Node) {
         self.cells.get_or_insert_with(|| Box::new(CellTests::new(state))).add(node);
     }
 
@@ -225,7 +225,7 @@ impl<'s, 't> Resolver<'s, 't> {
     }
 
     /// The whole filter, as one intersection.
-    pub(super) fn root(self, node: &filter::Node) -> Result<And<'s>> {
+    pub(super) fn root(self, node: &'s filter::Node) -> Result<And<'s>> {
         let mut and = And::default();
         self.all(&mut and, std::slice::from_ref(node))?;
         self.complete(&mut and)?;
@@ -233,7 +233,7 @@ impl<'s, 't> Resolver<'s, 't> {
     }
 
     /// What a filter of the definition consists of.
-    pub(super) fn parts(self, node: &filter::Node) -> Result<And<'s>> {
+    pub(super) fn parts(self, node: &'s filter::Node) -> Result<And<'s>> {
         Self { named: false, ..self }.root(node)
     }
 
@@ -277,7 +277,7 @@ impl<'s, 't> Resolver<'s, 't> {
     }
 
     /// Adds conjuncts; the sets of the definition's filters in place of those that they stand for.
-    fn all(self, and: &mut And<'s>, nodes: &[filter::Node]) -> Result<()> {
+    fn all(self, and: &mut And<'s>, nodes: &'s [filter::Node]) -> Result<()> {
         let mut taken = 0_u64;
         if self.named {
             for (n, stands_for) in self.state.layout().named().within(nodes) {
@@ -309,7 +309,7 @@ impl<'s, 't> Resolver<'s, 't> {
         Ok(())
     }
 
-    fn add(self, and: &mut And<'s>, node: &filter::Node, positive: bool) -> Result<()> {
+    fn add(self, and: &mut And<'s>, node: &'s filter::Node, positive: bool) -> Result<()> {
         match (node, positive) {
             (filter::Node::And(nodes), true) => self.all(and, nodes),
             (filter::Node::Or(nodes), false) => nodes.iter().try_for_each(|node| self.add(and, node, false)),
@@ -352,13 +352,13 @@ impl<'s, 't> Resolver<'s, 't> {
         }
     }
 
-    fn intersection(self, node: &filter::Node) -> Result<Child<'s>> {
+    fn intersection(self, node: &'s filter::Node) -> Result<Child<'s>> {
         let and = self.root(node)?;
         let estimate = and.estimate(self.state.documents());
         Ok(self.child(Node::And(and), estimate, || "all of".into()))
     }
 
-    fn union(self, nodes: &[filter::Node]) -> Result<Child<'s>> {
+    fn union(self, nodes: &'s [filter::Node]) -> Result<Child<'s>> {
         let children = nodes.iter().map(|node| match node {
             filter::Node::Or(nodes) => self.union(nodes),
             filter::Node::Leaf(field, test) if *field != KEY_FIELD && *test != Test::IsNull => self.leaf(*field, test),
@@ -377,9 +377,10 @@ impl<'s, 't> Resolver<'s, 't> {
         if !single || wanted.len() <= WANTED_LEAST || self.state.column(field).is_some() {
             return Ok(None);
         }
-        let Some(values) = self.state.few_terms(field)? else { return Ok(None) };
-        let (mut others, mut ids) = (Vec::new(), 0);
-        for value in values.into_iter().filter(|value| !wanted.contains(value)) {
+        let is_other = |value: &Value| wanted.binary_search(value).is_err();
+        let Some(values) = self.state.few_terms(field, is_other)? else { return Ok(None) };
+        let (mut others, mut ids) = (Vec::with_capacity(values.len()), 0);
+        for value in values {
             let operand = self.state.operand(field, Term::Value(ValueRef::of(&value)))?;
             ids += operand.estimate();
             if ids > self.state.documents() / OTHERS {

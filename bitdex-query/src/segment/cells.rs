@@ -93,6 +93,12 @@ impl CellField {
         self.masks.first().map_or(&[], Vec::as_slice)
     }
 
+    /// The cells of documents that have a value.
+    pub fn of(&self, value: &Value) -> Option<&[u64]> {
+        let at = self.values.binary_search(value).ok()?;
+        self.masks.get(at + 1).map(Vec::as_slice)
+    }
+
     /// Each value with the cells of documents that have it.
     pub fn values(&self) -> impl Iterator<Item = (&Value, &[u64])> {
         self.values.iter().zip(self.masks.iter().skip(1).map(Vec::as_slice))

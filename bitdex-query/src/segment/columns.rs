@@ -29,7 +29,10 @@ mod writer;
 
 use std::{
     ops::Range,
-    sync::{Arc, OnceLock},
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use bitdex_proto::schema::FieldId;
@@ -109,6 +112,16 @@ pub struct Column {
     tops: Option<Tops>,
     peaks: Option<Peaks>,
     ahead: OnceLock<Ahead>,
+    /// See [`Column::remember`].
+    remembered: AtomicUsize,
+}
+
+/// A place in the order, and what stands before and behind it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    pub rank: usize,
+    pub before: Option<(u64, u32)>,
+    pub behind: Option<(u64, u32)>,
 }
 
 /// Of one block of a dense column.
@@ -205,6 +218,7 @@ impl Column {
             tops,
             peaks,
             ahead: OnceLock::new(),
+            remembered: AtomicUsize::new(0),
         }))
     }
 
@@ -431,12 +445,39 @@ impl Column {
         Ok(first as f64 + part.min(1.0) * next.saturating_sub(first) as f64)
     }
 
+    /// The (code, id) at a rank.
+    fn pair(&self, rank: usize) -> Result<(u64, u32)> {
+        let id = self.ranked(rank)?;
+        Ok((self.get(id)?.unwrap_or(0), id))
+    }
+
+    /// Has [`Column::remembered`] try a rank first: most walks begin at the clock, and hardly any code lies between that of
+    /// the last one and now.
+    pub fn remember(&self, rank: usize) {
+        self.remembered.store(rank, Ordering::Relaxed);
+    }
+
+    /// [`Column::rank`], if it is the one that was remembered last.
+    pub fn remembered(&self, code: u64, id: u32) -> Result<Option<Place>> {
+        let rank = self.remembered.load(Ordering::Relaxed);
+        if rank > self.values {
+            return Ok(None);
+        }
+        let before = rank.checked_sub(1).map(|before| self.pair(before)).transpose()?;
+        let behind = (rank < self.values).then(|| self.pair(rank)).transpose()?;
+        let is_it = before.is_none_or(|before| before < (code, id)) && behind.is_none_or(|behind| behind >= (code, id));
+        Ok(is_it.then_some(Place { rank, before, behind }))
+    }
+
     /// Number of (code, id) below the given one.
     pub fn rank(&self, code: u64, id: u32) -> Result<usize> {
         // Ranks at whose fence (code, id) is still below.
         let fences = self.fences.all::<u64>(&self.section)?;
-        let (mut low, mut high) =
-            (fences.partition_point(|fence| *fence < code), fences.partition_point(|fence| *fence <= code));
+        let mut low = fences.partition_point(|fence| *fence < code);
+        let mut high = match fences.get(low) {
+            Some(fence) if *fence == code => fences.partition_point(|fence| *fence <= code),
+            _ => low,
+        };
         while low < high {
             let middle = low + (high - low) / 2;
             if self.ranked(middle * FENCE)? < id {
@@ -449,8 +490,7 @@ impl Column {
         let (mut low, mut high) = (before * FENCE + 1, (low * FENCE).min(self.values));
         while low < high {
             let middle = low + (high - low) / 2;
-            let at = self.ranked(middle)?;
-            if (self.get(at)?.unwrap_or(0), at) < (code, id) {
+            if self.pair(middle)? < (code, id) {
                 low = middle + 1;
             } else {
                 high = middle;

@@ -20,7 +20,7 @@ use bitdex_proto::schema::FieldId;
 use bytemuck::{Pod, Zeroable};
 
 use super::{
-    BLOCK_BITS,
+    BLOCK_BITS, BLOCKS_PER_SEGMENT,
     columns::Codes,
     lanes::{LANE, LANES},
     parts::{self, Part},
@@ -36,6 +36,9 @@ const OUTLIERS: usize = 64;
 const WORTH: u64 = 8;
 /// Where the codes of a lane reach over a greater part of all codes than 1 in this, they do not follow the ids.
 const FOLLOWS: u64 = 5;
+
+/// Of so many outliers the blocks are told one by one.
+const OUTLYING_MOST: usize = 256;
 
 /// Smallest code and largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
@@ -170,6 +173,23 @@ impl Tops {
     /// All outliers, by (code, id) descending.
     pub fn descending(&self) -> Result<&[Outlier]> {
         self.order.all(&self.section)
+    }
+
+    /// The blocks of the segment in which outliers have codes from `first` to `last`, a bit each; `None`: these are many.
+    pub fn outlying(&self, first: u64, last: u64) -> Result<Option<u16>> {
+        let all = self.descending()?;
+        let from = all.partition_point(|outlier| outlier.code > last);
+        let mut blocks = 0;
+        for (n, outlier) in all.get(from..).unwrap_or_default().iter().enumerate() {
+            if outlier.code < first {
+                break;
+            }
+            if n == OUTLYING_MOST {
+                return Ok(None);
+            }
+            blocks |= 1 << ((outlier.id >> BLOCK_BITS) as u16 % BLOCKS_PER_SEGMENT);
+        }
+        Ok(Some(blocks))
     }
 
     /// Reads it.

@@ -109,6 +109,16 @@ impl<'s> ColumnView<'s> {
         Ok(whole)
     }
 
+    /// In which of some blocks, all of one segment, the base has outliers with codes from `first` to `last`: a bit for each
+    /// block of the segment. `None`: its codes do not follow the ids, or there are many such outliers.
+    pub(crate) fn outlying(&self, blocks: &[u16], first: u64, last: u64) -> Result<Option<u16>> {
+        let column = blocks.first().and_then(|block| self.base_of(*block));
+        match column.and_then(Column::tops) {
+            Some(tops) => tops.outlying(first, last),
+            None => Ok(None),
+        }
+    }
+
     pub(super) fn field(&self) -> FieldId {
         self.field
     }

@@ -56,35 +56,40 @@ impl State {
         self.files.known_terms(field).is_some()
     }
 
-    /// All values that a document may have in a field, where they are few and quickly told, in any order; some perhaps
-    /// that no document has.
-    pub(crate) fn few_terms(&self, field: FieldId) -> Result<Option<Vec<Value>>> {
+    /// All values that a document may have in a field, of those that are `sought`, where they are few and quickly told, in
+    /// any order; some perhaps that no document has.
+    pub(crate) fn few_terms(&self, field: FieldId, sought: impl Fn(&Value) -> bool) -> Result<Option<Vec<Value>>> {
         let Some(known) = self.files.known_terms(field) else { return Ok(None) };
-        let mut values: Vec<Value> = known.iter().filter_map(|term| term.value.clone()).collect();
+        let known = known.iter().filter_map(|term| term.value.as_ref());
+        let mut values: Vec<Value> = known.filter(|value| sought(value)).cloned().collect();
+        let in_base = values.len();
         if let Some(postings) = self.files.checkpoint().and_then(|checkpoint| checkpoint.sets(Role::Added, field)) {
             if postings.len() > TERMS_MOST {
                 return Ok(None);
             }
             for position in 0..postings.len() {
                 if let (Term::Value(value), _) = postings.at(position)? {
-                    values.push(value.to_value());
+                    values.extend(Some(value.to_value()).filter(&sought));
                 }
             }
         }
         for layer in self.heap_layers() {
-            let mut from = SetKey { field, term: None, block: u16::MAX };
+            let (mut from, mut seen) = (SetKey { field, term: None, block: u16::MAX }, 0);
             while let Some((key, _)) = layer.sets.range(Bound::Excluded(&from), Bound::Unbounded).next()
                 && key.field == field
             {
-                if values.len() > 2 * TERMS_MOST {
+                if seen > TERMS_MOST {
                     return Ok(None);
                 }
-                values.extend(key.term.clone());
+                seen += 1;
+                values.extend(key.term.clone().filter(&sought));
                 from = SetKey { field, term: key.term.clone(), block: u16::MAX };
             }
         }
-        values.sort_unstable();
-        values.dedup();
+        if values.len() > in_base {
+            values.sort_unstable();
+            values.dedup();
+        }
         Ok(Some(values))
     }
 

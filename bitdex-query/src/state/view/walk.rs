@@ -1,6 +1,6 @@
 //! The ids of a column in its order, merged from all layers.
 
-use std::{cmp::Reverse, collections::BinaryHeap, fmt};
+use std::{cmp::Reverse, collections::BinaryHeap, fmt, ops::Range};
 
 use super::{
     super::layer::{LayerColumn, Order},
@@ -33,6 +33,8 @@ pub(crate) struct Walk<'s> {
 
 struct Source<'s> {
     of: Of<'s>,
+    /// Whether it was looked into.
+    begun: bool,
     /// Decoded; those before `at` were given.
     buffer: Vec<(u64, u32)>,
     at: usize,
@@ -49,13 +51,13 @@ enum Of<'s> {
 /// Ranks still to come in the walk's direction.
 #[derive(Debug, Clone)]
 struct Ranks {
-    range: std::ops::Range<usize>,
+    range: Range<usize>,
     descending: bool,
 }
 
 impl Ranks {
     /// The next `count`, ascending.
-    fn take(&mut self, count: usize) -> std::ops::Range<usize> {
+    fn take(&mut self, count: usize) -> Range<usize> {
         let count = count.min(self.range.len());
         if self.descending {
             self.range.end -= count;
@@ -78,22 +80,16 @@ impl<'s> Walk<'s> {
         let flip = if descending { KEY_BITS } else { 0 };
         let mut walk = Self { view, from, flip, sources: Vec::new(), heads: BinaryHeap::new(), last: None };
         for column in view.segments() {
-            let Some((least, most)) = column.span() else { continue };
-            let first = match (from, descending) {
-                (None, true) => most,
-                (None, false) => least,
-                (Some((from, _)), true) if from >= least => most.min(from),
-                (Some((from, _)), false) if from <= most => least.max(from),
-                // All of them lie before it.
-                _ => continue,
+            let Some(first) = begins(column, descending, from)? else { continue };
+            let (code, id, ranks) = match first {
+                First::About(code) => (code, if descending { u32::MAX } else { 0 }, None),
+                First::At((code, id), range) => (code, id, Some(Ranks { range, descending })),
             };
-            let id = if descending { u32::MAX } else { 0 };
-            walk.heads.push(Reverse((key(first, id) ^ flip, walk.sources.len())));
-            walk.sources.push(Source::new(Of::Segment { column, ranks: None }));
+            walk.heads.push(Reverse((key(code, id) ^ flip, walk.sources.len())));
+            walk.sources.push(Source::new(Of::Segment { column, ranks }));
         }
         if let Some(column) = view.checkpoint {
-            let head = |rank| column.ranked(rank);
-            let range = positioned(column.values(), descending, from, head, |code, id| column.rank(code, id))?;
+            let range = positioned(column, descending, from)?;
             walk.push(Of::Checkpoint { column, ranks: Ranks { range, descending } })?;
         }
         if let Some(layer) = view.frozen {
@@ -107,6 +103,7 @@ impl<'s> Walk<'s> {
 
     fn push(&mut self, of: Of<'s>) -> Result<()> {
         let mut source = Source::new(of);
+        source.begun = true;
         if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
             self.heads.push(Reverse((key(code, id) ^ self.flip, self.sources.len())));
             self.sources.push(source);
@@ -119,7 +116,7 @@ impl<'s> Walk<'s> {
         while let Some(Reverse((_, n))) = self.heads.pop() {
             let Some(source) = self.sources.get_mut(n) else { continue };
             let descending = self.flip != 0;
-            if !source.place(descending, self.from)? {
+            if !source.begin(descending, self.from)? {
                 return Ok(Some(n));
             }
             if let Some((code, id)) = source.head(&self.view, descending)? {
@@ -179,17 +176,25 @@ impl<'s> Walk<'s> {
 
 impl<'s> Source<'s> {
     fn new(of: Of<'s>) -> Self {
-        Self { of, buffer: Vec::new(), at: 0, chunk: FIRST }
+        Self { of, begun: false, buffer: Vec::new(), at: 0, chunk: FIRST }
     }
 
-    /// Finds where a segment begins, if that was not done yet. Whether it was done now.
-    fn place(&mut self, descending: bool, from: Option<(u64, u32)>) -> Result<bool> {
-        let Of::Segment { column, ranks: ranks @ None } = &mut self.of else { return Ok(false) };
-        let head = |rank| {
-            let id = column.ranked(rank)?;
-            Ok((column.get(id)?.unwrap_or_default(), id))
+    /// Finds where a segment begins, if it was not looked into yet. Whether it was not.
+    fn begin(&mut self, descending: bool, from: Option<(u64, u32)>) -> Result<bool> {
+        if std::mem::replace(&mut self.begun, true) {
+            return Ok(false);
+        }
+        let Of::Segment { column, ranks: ranks @ None } = &mut self.of else { return Ok(true) };
+        let range = match from.map(|from| behind(from, descending)) {
+            None => 0..column.len(),
+            Some(behind) => {
+                let rank = behind.map_or(Ok(column.len()), |(code, id)| column.rank(code, id))?;
+                if !is_row(from) {
+                    column.remember(rank);
+                }
+                if descending { 0..rank } else { rank..column.len() }
+            }
         };
-        let range = positioned(column.len(), descending, from, head, |code, id| column.rank(code, id))?;
         *ranks = Some(Ranks { range, descending });
         Ok(true)
     }
@@ -280,35 +285,59 @@ fn ordered<'s>(layer: &'s LayerColumn, descending: bool, from: Option<(u64, u32)
     }
 }
 
-/// The ranks from `from` on in the walk's direction. Where all ids of a file lie behind it, or before it, its two ends
-/// tell.
-fn positioned(
-    length: usize,
-    descending: bool,
-    from: Option<(u64, u32)>,
-    head: impl Fn(usize) -> Result<(u64, u32)>,
-    rank: impl Fn(u64, u32) -> Result<usize>,
-) -> Result<std::ops::Range<usize>> {
+/// What a segment's codes begin with.
+enum First {
+    /// None comes before this one.
+    About(u64),
+    /// The ranks still to come, and the first of them.
+    At((u64, u32), Range<usize>),
+}
+
+/// `None`: all of them lie before `from`.
+fn begins(column: &Column, descending: bool, from: Option<(u64, u32)>) -> Result<Option<First>> {
+    let Some((least, most)) = column.span() else { return Ok(None) };
+    let Some(from) = from else { return Ok(Some(First::About(if descending { most } else { least }))) };
+    if descending && from.0 < least || !descending && from.0 > most {
+        return Ok(None);
+    }
+    if !is_row(Some(from))
+        && let Some((code, id)) = behind(from, descending)
+        && let Some(place) = column.remembered(code, id)?
+    {
+        let (first, range) =
+            if descending { (place.before, 0..place.rank) } else { (place.behind, place.rank..column.len()) };
+        return Ok(first.map(|first| First::At(first, range)));
+    }
+    Ok(Some(First::About(if descending { most.min(from.0) } else { least.max(from.0) })))
+}
+
+/// Whether a walk begins at a row, and not before or behind all rows of a code.
+fn is_row(from: Option<(u64, u32)>) -> bool {
+    from.is_some_and(|(_, id)| id != 0 && id != u32::MAX)
+}
+
+/// The first (code, id) of which a walk downwards from `from` comes to none, nor to any behind it; upwards `from` itself.
+/// `None`: there is none behind it.
+fn behind((code, id): (u64, u32), descending: bool) -> Option<(u64, u32)> {
+    match (descending, id.checked_add(1)) {
+        (false, _) => Some((code, id)),
+        (true, Some(id)) => Some((code, id)),
+        (true, None) => Some((code.checked_add(1)?, 0)),
+    }
+}
+
+/// The ranks from `from` on in the walk's direction. Where all ids of a checkpoint lie behind it, or before it, its two
+/// ends tell.
+fn positioned(column: &SparseColumn, descending: bool, from: Option<(u64, u32)>) -> Result<Range<usize>> {
+    let length = column.values();
     let (Some(from), Some(last)) = (from, length.checked_sub(1)) else { return Ok(0..length) };
-    let (least, most) = (head(0)?, head(last)?);
-    Ok(if descending {
-        match () {
-            () if most <= from => 0..length,
-            () if from < least => 0..0,
-            () => {
-                // Those below it, and the id itself if it is there.
-                let below = rank(from.0, from.1)?.min(length);
-                let with = below < length && head(below)? == from;
-                0..below + usize::from(with)
-            }
-        }
-    } else {
-        match () {
-            () if least >= from => 0..length,
-            () if most < from => 0..0,
-            () => rank(from.0, from.1)?.min(length)..length,
-        }
-    })
+    let rank = match behind(from, descending) {
+        None => length,
+        Some(behind) if behind <= column.ranked(0)? => 0,
+        Some(behind) if behind > column.ranked(last)? => length,
+        Some((code, id)) => column.rank(code, id)?,
+    };
+    Ok(if descending { 0..rank } else { rank..length })
 }
 
 impl fmt::Debug for Walk<'_> {
