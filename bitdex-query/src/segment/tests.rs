@@ -10,7 +10,7 @@ use rand::RngExt as _;
 use rand_chacha::ChaCha8Rng;
 
 use super::{
-    columns::{Column, ColumnWriter, SparseColumn},
+    columns::{Column, ColumnWriter, Place, SparseColumn},
     documents::{Documents, DocumentsWriter},
     postings::{Postings, PostingsWriter, Role},
     sets::{self, ARRAY_MAX, Block, BlockBuffer, WORDS},
@@ -480,6 +480,12 @@ fn columns_come_back_as_they_were_written() {
             let id = [id, id.wrapping_add(1), 0, u32::MAX][rng.random_range(0..4)];
             let rank = order.partition_point(|pair| *pair < (code, id));
             assert_eq!(column.rank(code, id).unwrap(), rank);
+            let remembered = [rank, rank + 1, rank.saturating_sub(1), rng.random_range(0..=order.len() + 1)];
+            let remembered = remembered[rng.random_range(0..4)];
+            column.remember(remembered);
+            let pair = |rank: Option<usize>| rank.and_then(|rank| order.get(rank)).copied();
+            let place = Place { rank, before: pair(rank.checked_sub(1)), behind: pair(Some(rank)) };
+            assert_eq!(column.remembered(code, id).unwrap(), (remembered == rank).then_some(place));
             let lower = order.partition_point(|(other, _)| *other < code);
             let about = column.rank_about(code).unwrap();
             assert!((about - lower as f64).abs() <= 256.0, "{code}: {about}, {lower}");

@@ -38,7 +38,7 @@ const WORTH: u64 = 8;
 const FOLLOWS: u64 = 5;
 
 /// Of so many outliers the blocks are told one by one.
-const OUTLYING_MOST: usize = 256;
+pub(super) const OUTLYING_MOST: usize = 256;
 
 /// Smallest code and largest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]

@@ -2,7 +2,7 @@ use rand::RngExt as _;
 
 use super::{BTreeMap, Column, ColumnWriter, File, SectionId, SectionKind, dense_column};
 use crate::{
-    segment::lanes::LANE,
+    segment::{lanes::LANE, tops::OUTLYING_MOST},
     testing::{scaled, seeded},
 };
 
@@ -60,6 +60,10 @@ fn narrow_bounds_hold_for_every_code_that_is_not_listed() {
             let mut within = codes.values().map(|code| (first..=last).contains(code));
             assert!(!within.clone().any(|within| within) || whole.reach_into(first, last), "{first}..={last}");
             assert!(!whole.lie_within(first, last) || within.all(|within| within), "{first}..={last}");
+            let outliers = || listed.iter().filter(|(code, _)| (first..=last).contains(code));
+            let blocks = outliers().fold(0_u16, |blocks, (_, id)| blocks | 1 << (id >> 16 & 15));
+            let told = column.tops().unwrap().outlying(first, last).unwrap();
+            assert_eq!(told, (outliers().count() <= OUTLYING_MOST).then_some(blocks), "{first}..={last}");
         }
         let most = codes.values().max().copied().unwrap_or_default();
         assert!(whole.reach_into(most, most) && !whole.reach_into(most + 1, u64::MAX));
