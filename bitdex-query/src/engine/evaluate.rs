@@ -565,6 +565,7 @@ impl Matcher<'_> {
     }
 
     pub(super) fn count(&mut self, blocks: &[u16]) -> Result<u64> {
+        self.root.seek();
         let mut left = Vec::new();
         let told = self.count_by_cells(blocks, &mut left)?;
         let blocks = if told.is_some() { left.as_slice() } else { blocks };

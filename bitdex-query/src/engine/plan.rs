@@ -158,6 +158,9 @@ impl Estimates {
         let passing = (matches as f64 / within.max(1) as f64).clamp(1e-9, 1.0);
         let steps = (want as f64 / passing).min(within as f64) + 1.0;
         let spread = spread(column, blocks)?;
+        if spread >= 1.0 {
+            root.seek();
+        }
         // Where codes follow ids, the lanes of a block tell which of its ids need not be looked at.
         let rows = match spread < 1.0 {
             true => (want as f64 * 2.0 + LANES * (matches as f64 / all / IDS).min(1.0)) * cost::ROW,

@@ -128,6 +128,17 @@ impl<'s> And<'s> {
         all.filter(move |(child, _)| with_told || !child.told)
     }
 
+    /// Seeks all sets in all segments, for whoever will come to most of these; see [`Operand::seek`].
+    pub(super) fn seek(&self) {
+        for (child, _) in self.children(false) {
+            match &child.node {
+                Node::Term(operand) => operand.seek(),
+                Node::Union(union) => union.terms.iter().for_each(Operand::seek),
+                _ => {}
+            }
+        }
+    }
+
     /// Number of ids, taking its parts for independent of each other.
     pub(super) fn estimate(&self, documents: u64) -> u64 {
         let share = |child: &Child<'_>| (child.estimate as f64 / documents.max(1) as f64).min(1.0);

@@ -41,7 +41,7 @@ use bitdex_proto::{
 };
 use bytemuck::{Pod, Zeroable};
 
-pub use seek::seek;
+pub use seek::{seek, sets_at};
 
 use super::{
     kept::Kept,
@@ -530,6 +530,24 @@ impl Postings {
         Ok((Term::Value(value), set))
     }
 
+    /// The value that has this code in files of the field's type.
+    pub fn value(&self, code: u64) -> Option<Value> {
+        value::decode(code, self.ty)
+    }
+
+    /// Calls `each` with the codes and sets of values that have a directory; of a field of texts, of none.
+    pub fn each_frequent(&self, mut each: impl FnMut(u64, Posting<'_>)) -> Result<()> {
+        if self.ty == FieldType::String {
+            return Ok(());
+        }
+        for (position, _) in
+            self.forms.all::<u8>(&self.section)?.iter().enumerate().filter(|(_, form)| is_frequent(**form))
+        {
+            each(self.keys.at(&self.section, position)?, self.posting(position)?);
+        }
+        Ok(())
+    }
+
     /// The set of the term at a position.
     pub fn set_at(&self, position: usize) -> Result<Posting<'_>> {
         match position.checked_sub(self.has_exists()) {
@@ -595,6 +613,11 @@ impl Postings {
         let entries = self.directories.slice::<Entry>(&self.section, at + 1, blocks as usize)?;
         Ok(Posting { postings: self, shape: Shape::Many { total, entries, behind: at + 1 + entries.len() } })
     }
+}
+
+/// Whether a term of this form has a directory; in tests, whether it has several ids.
+fn is_frequent(form: u8) -> bool {
+    form == MANY || cfg!(test) && form > 2
 }
 
 /// How the set of a value lies in `few`.

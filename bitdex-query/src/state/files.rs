@@ -15,6 +15,7 @@ use bitdex_proto::schema::{FieldId, KEY_FIELD, Schema};
 use super::{
     checkpoint::Checkpoint,
     filter_sets::FilterSets,
+    frequent_terms::FrequentTerms,
     known_terms::{KnownTerm, KnownTerms},
     layout::{Layout, Place},
 };
@@ -67,6 +68,7 @@ pub struct Files {
     staged: Vec<PathBuf>,
     filter_sets: FilterSets,
     known_terms: KnownTerms,
+    frequent_terms: Arc<FrequentTerms>,
     making_cells: AtomicBool,
     /// See [`Files::moved`].
     moved: OnceLock<Option<MovedIds>>,
@@ -99,6 +101,7 @@ impl Files {
         Self {
             overrides,
             known_terms,
+            frequent_terms: Arc::default(),
             layout,
             folder,
             segments: Vec::new(),
@@ -245,9 +248,12 @@ impl Files {
         self.known_terms.all(&self.segments, field)
     }
 
-    /// See [`KnownTerms::get`].
+    /// Where a term lies in the base: `None` where that is not known, `Some(None)` where no segment has it.
     pub(crate) fn known_term(&self, field: FieldId, term: Term<'_>) -> Option<Option<&KnownTerm>> {
-        self.known_terms.get(&self.segments, field, term)
+        match (self.known_terms.get(&self.segments, field, term), term) {
+            (None, Term::Value(value)) => self.frequent_terms.get(&self.segments, field, value).map(Some),
+            (known, _) => known,
+        }
     }
 
     /// The cells of the documents of a segment, by its position. Where making them would hold up who asks, that is
@@ -622,6 +628,14 @@ impl<'a> Opening<'a> {
             files.segments.push(segment);
             files.positions.resize(number, 0);
             files.positions.push(files.segments.len() as u16);
+        }
+        let segments = &self.files.segments;
+        let has_same = |previous: &&Files| {
+            let mut both = previous.segments.iter().zip(segments);
+            previous.segments.len() == segments.len() && both.all(|(one, other)| Arc::ptr_eq(one, other))
+        };
+        if let Some(previous) = self.previous.filter(has_same) {
+            self.files.frequent_terms = Arc::clone(&previous.frequent_terms);
         }
         let documents: Vec<u64> = self.files.segments.iter().map(|segment| segment.documents_present()).collect();
         self.files.filter_sets = FilterSets::new(self.files.layout.named().len(), &documents);

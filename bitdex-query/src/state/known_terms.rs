@@ -11,6 +11,7 @@ use bitdex_proto::{schema::FieldId, value::Value};
 use crate::{
     log::Result,
     segment::{
+        postings::Posting,
         segment::Segment,
         value::{Term, ValueRef},
     },
@@ -34,6 +35,21 @@ pub(crate) struct KnownTerm {
     pub(crate) blocks: Vec<u16>,
     /// By position of the segment: that of the term there.
     pub(crate) positions: Vec<Option<u32>>,
+}
+
+impl KnownTerm {
+    pub(super) fn new(value: Option<Value>, segments: usize) -> Self {
+        Self { value, ids: 0, blocks: Vec::new(), positions: vec![None; segments] }
+    }
+
+    /// Its set in the segment at a position, all of whose ids are above those of the segments before.
+    pub(super) fn add(&mut self, at: usize, position: usize, posting: &Posting<'_>) {
+        self.ids += posting.len();
+        self.blocks.extend(posting.numbers());
+        if let Some(place) = self.positions.get_mut(at) {
+            *place = Some(position as u32);
+        }
+    }
 }
 
 impl KnownTerms {
@@ -80,17 +96,8 @@ fn of_field(segments: &[Arc<Segment>], field: FieldId) -> Result<Option<Box<[Kno
                 Term::Exists => None,
                 Term::Value(value) => Some(value.to_value()),
             };
-            let known = terms.entry(value.clone()).or_insert_with(|| KnownTerm {
-                value,
-                ids: 0,
-                blocks: Vec::new(),
-                positions: vec![None; segments.len()],
-            });
-            known.ids += posting.len();
-            known.blocks.extend(posting.numbers());
-            if let Some(place) = known.positions.get_mut(at) {
-                *place = Some(position as u32);
-            }
+            let known = terms.entry(value.clone()).or_insert_with(|| KnownTerm::new(value, segments.len()));
+            known.add(at, position, &posting);
         }
     }
     Ok(Some(terms.into_values().collect()))

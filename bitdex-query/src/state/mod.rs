@@ -11,6 +11,7 @@ mod decoded;
 pub(crate) mod encode;
 mod files;
 mod filter_sets;
+mod frequent_terms;
 mod known_terms;
 pub(crate) mod layer;
 pub(crate) mod layout;

@@ -128,6 +128,7 @@ impl<'s> ColumnView<'s> {
             };
             return segments.map(all).collect();
         };
+        operand.seek();
         let postings = (0..self.files.segments().len()).map(|position| operand.segment(position));
         let postings = postings.collect::<Result<Vec<_>>>()?;
         postings.iter().flatten().for_each(Posting::fetch_leaders);

@@ -18,7 +18,7 @@ use crate::{
     segment::{
         BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
         kept::Kept,
-        postings::{Posting, Role, seek},
+        postings::{Posting, Role, seek, sets_at},
         sets::{Block, BlockBuffer},
         value::{Term, ValueRef},
     },
@@ -298,14 +298,23 @@ impl<'s> Operand<'s> {
         }
     }
 
-    /// Looks it up in all segments. Where that fails, whoever reads it there meets the damage.
-    fn seek(&self) {
-        let Some(term) = self.term.as_ref().filter(|_| !self.base.is_empty()) else { return };
-        let segments = self.files.segments().iter().map(|segment| segment.postings(self.field));
-        if let Ok(found) = seek(segments, ValueRef::of(term)) {
-            for (cell, posting) in self.base.iter().zip(found) {
-                cell.set(posting.map_or(Found::Nothing, Found::Set));
+    /// Looks it up in all segments, which is quicker than in one behind the other. Where that fails, whoever reads it
+    /// there meets the damage.
+    pub(crate) fn seek(&self) {
+        if self.base.iter().all(|cell| !matches!(cell.get(), Found::NotSought)) {
+            return;
+        }
+        let files = self.files.segments().iter().map(|segment| segment.postings(self.field));
+        let found = match (self.known, &self.term) {
+            (Some(known), _) => {
+                let positions = known.positions.iter().map(|position| position.map(|position| position as usize));
+                sets_at(files.zip(positions).map(|(postings, position)| postings.zip(position)))
             }
+            (None, Some(term)) => seek(files, ValueRef::of(term)),
+            (None, None) => return,
+        };
+        for (cell, posting) in self.base.iter().zip(found.into_iter().flatten()) {
+            cell.set(posting.map_or(Found::Nothing, Found::Set));
         }
     }
 

@@ -1,0 +1,121 @@
+//! Where the sets of terms lie in all segments that many documents have, of fields with many terms: sought once for all
+//! queries, in a thread of its own. Until it is done, and of all other terms, each query seeks them in each segment.
+//!
+//! Kept as long as a version has the same segments; see [`known_terms`](super::known_terms) for fields with few terms.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, Ordering},
+    },
+    thread,
+};
+
+use bitdex_proto::schema::FieldId;
+
+use super::known_terms::{KnownTerm, TERMS_MOST};
+use crate::{
+    log::Result,
+    mapping::slices::step_back,
+    segment::{
+        segment::Segment,
+        value::{Term, ValueRef},
+    },
+};
+
+/// Of heap. Of the terms for which there is no room those are left out that the fewest documents have.
+const BYTES_MOST: usize = 32 << 20;
+/// Of a term, beside what it says of segments and blocks: its place in the map.
+const BYTES: usize = size_of::<KnownTerm>() + 24;
+/// How much nicer the thread is that seeks them.
+const NICE: i32 = 10;
+/// In segments of so few documents they are sought by the query that needs them.
+const AT_ONCE: u64 = 1 << 14;
+
+#[derive(Debug, Default)]
+pub(super) struct FrequentTerms {
+    terms: OnceLock<Terms>,
+    seeking: AtomicBool,
+}
+
+/// By field, and by code.
+type Terms = Vec<HashMap<u64, KnownTerm>>;
+
+impl FrequentTerms {
+    /// `None` where nothing is known of the term. `segments`: always the same ones.
+    pub(super) fn get(
+        self: &Arc<Self>,
+        segments: &[Arc<Segment>],
+        field: FieldId,
+        value: ValueRef<'_>,
+    ) -> Option<&KnownTerm> {
+        if matches!(value, ValueRef::Text(_)) {
+            return None;
+        }
+        if self.terms.get().is_none() {
+            self.seek(segments);
+        }
+        self.terms.get()?.get(field)?.get(&value.code())
+    }
+
+    fn seek(self: &Arc<Self>, segments: &[Arc<Segment>]) {
+        if self.seeking.swap(true, Ordering::Relaxed) {
+            return;
+        }
+        let frequent = Arc::clone(self);
+        let segments = segments.to_vec();
+        let few = segments.iter().map(|segment| segment.documents_present()).sum::<u64>() <= AT_ONCE;
+        // Who reads what is damaged is told of it.
+        let seek = move || drop(frequent.terms.set(of(&segments).unwrap_or_default()));
+        if few {
+            return seek();
+        }
+        let started = thread::Builder::new().name("bitdex-terms".into()).spawn(move || {
+            step_back(NICE);
+            seek();
+        });
+        if let Err(error) = started {
+            tracing::warn!(%error, "cannot start the thread that seeks frequent terms: each query seeks its own");
+        }
+    }
+}
+
+fn of(segments: &[Arc<Segment>]) -> Result<Terms> {
+    let fields = segments.iter().map(|segment| segment.fields()).max().unwrap_or(0);
+    let mut found = Vec::new();
+    for field in 0..fields {
+        let postings = || segments.iter().filter_map(|segment| segment.postings(field));
+        if postings().all(|postings| postings.len() <= TERMS_MOST) {
+            continue;
+        }
+        let mut ids = HashMap::<u64, u64>::new();
+        for postings in postings() {
+            postings.each_frequent(|code, posting| *ids.entry(code).or_default() += posting.len())?;
+        }
+        found.extend(ids.into_iter().map(|(code, ids)| (ids, field, code)));
+    }
+    found.sort_unstable_by(|a, b| b.cmp(a));
+    let mut terms: Terms = (0..fields).map(|_| HashMap::new()).collect();
+    let mut bytes = 0;
+    for (_, field, code) in found {
+        let mut known = KnownTerm::new(None, segments.len());
+        for (at, postings) in segments.iter().enumerate().filter_map(|(at, it)| Some((at, it.postings(field)?))) {
+            if let Some(value) = postings.value(code)
+                && let Some((position, posting)) = postings.get_with_position(Term::Value(ValueRef::of(&value)))?
+            {
+                known.add(at, position, &posting);
+                known.value = Some(value);
+            }
+        }
+        known.blocks.shrink_to_fit();
+        bytes += BYTES + known.positions.len() * size_of::<Option<u32>>() + known.blocks.len() * size_of::<u16>();
+        if bytes > BYTES_MOST {
+            break;
+        }
+        if let Some(of_field) = terms.get_mut(field) {
+            of_field.insert(code, known);
+        }
+    }
+    Ok(terms)
+}
