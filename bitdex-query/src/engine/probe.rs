@@ -253,10 +253,26 @@ fn compile<'s>(
                 None => steps.push(Step::Positive(n)),
             },
             Node::Valued(valued) if valued.is_all(number) => {}
-            Node::Named(named) => match named.plain_block(number, pool)? {
+            Node::Valued(valued) => match valued.operand.plain_block(number)? {
                 Some(Block::Empty) => return Ok(false),
                 Some(block) => steps.push(Step::Must(block)),
                 None => steps.push(Step::Positive(n)),
+            },
+            Node::Named(named) => match named.plain_block(number, pool)? {
+                Some(Block::Empty) => return Ok(false),
+                Some(block) => steps.push(Step::Must(block)),
+                // What layers in memory say of it lies with its parts.
+                None => {
+                    let first = steps.len();
+                    if !compile(named.parts()?, number, (None, None), steps, pool)? {
+                        return Ok(false);
+                    }
+                    let parts = steps.get(first..).unwrap_or_default();
+                    if parts.iter().any(|step| matches!(step, Step::Positive(_) | Step::Negative(_))) {
+                        steps.truncate(first);
+                        steps.push(Step::Positive(n));
+                    }
+                }
             },
             Node::Union(union) => {
                 let first = steps.len();

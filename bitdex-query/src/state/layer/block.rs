@@ -47,7 +47,8 @@ pub(crate) enum BlockSet {
     Few(u8, [u16; FEW]),
     /// Ascending.
     Array(Arc<[u16]>),
-    Bits(Arc<[u64; WORDS]>),
+    /// With their number.
+    Bits(u32, Arc<[u64; WORDS]>),
 }
 
 impl From<Vec<u16>> for BlockSet {
@@ -61,7 +62,7 @@ impl From<Vec<u16>> for BlockSet {
                 Self::Few(length as u8, few)
             }
             length if length <= MANY => Self::Array(ids.into()),
-            _ => Self::Bits(Arc::new(bits(&ids))),
+            length => Self::Bits(length as u32, Arc::new(bits(&ids))),
         }
     }
 }
@@ -80,9 +81,13 @@ impl BlockSet {
         }
         match self {
             Self::Empty => *self = ids.to_vec().into(),
-            Self::Bits(words) => {
+            Self::Bits(count, words) => {
                 let words = Arc::make_mut(words);
-                ids.iter().for_each(|id| words[usize::from(id >> 6)] |= 1 << (id & 63));
+                for id in ids {
+                    let (word, bit) = (&mut words[usize::from(id >> 6)], 1 << (id & 63));
+                    *count += u32::from(*word & bit == 0);
+                    *word |= bit;
+                }
             }
             Self::Few(..) | Self::Array(_) => {
                 let held = self.ids();
@@ -107,11 +112,15 @@ impl BlockSet {
                     *self = kept.into();
                 }
             }
-            Self::Bits(words) => {
+            Self::Bits(count, words) => {
                 let words = Arc::make_mut(words);
-                ids.iter().for_each(|id| words[usize::from(id >> 6)] &= !(1 << (id & 63)));
+                for id in ids {
+                    let (word, bit) = (&mut words[usize::from(id >> 6)], 1 << (id & 63));
+                    *count -= u32::from(*word & bit != 0);
+                    *word &= !bit;
+                }
                 // Back to an array well below where bits begin, so that nothing goes to and fro.
-                if words.iter().map(|word| word.count_ones() as usize).sum::<usize>() <= MANY / 2 {
+                if *count as usize <= MANY / 2 {
                     let is_in = |id: &u16| words[usize::from(id >> 6)] >> (id & 63) & 1 == 1;
                     *self = (0..=u16::MAX).filter(is_in).collect::<Vec<_>>().into();
                 }
@@ -122,7 +131,7 @@ impl BlockSet {
     /// None of bits.
     fn ids(&self) -> &[u16] {
         match self {
-            Self::Empty | Self::Bits(_) => &[],
+            Self::Empty | Self::Bits(..) => &[],
             Self::Few(length, ids) => &ids[..usize::from(*length)],
             Self::Array(ids) => ids,
         }
@@ -133,7 +142,7 @@ impl BlockSet {
         match self {
             Self::Empty | Self::Few(..) => 0,
             Self::Array(ids) => 2 * ids.len() + 16,
-            Self::Bits(_) => 8 * WORDS + 16,
+            Self::Bits(..) => 8 * WORDS + 16,
         }
     }
 
@@ -141,7 +150,14 @@ impl BlockSet {
         match self {
             Self::Empty => Block::Empty,
             Self::Few(..) | Self::Array(_) => Block::Array(self.ids()),
-            Self::Bits(words) => Block::Bits(words),
+            Self::Bits(_, words) => Block::Bits(words),
+        }
+    }
+
+    pub(crate) fn len(&self) -> u32 {
+        match self {
+            Self::Bits(count, _) => *count,
+            few => few.ids().len() as u32,
         }
     }
 }
@@ -194,6 +210,8 @@ mod tests {
             removed.retain(|id| !put.contains(id));
             assert_eq!(ids(&delta.added), added);
             assert_eq!(ids(&delta.removed), removed);
+            assert_eq!(delta.added.len() as usize, added.len());
+            assert_eq!(delta.removed.len() as usize, removed.len());
         }
     }
 }

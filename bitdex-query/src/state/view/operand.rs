@@ -128,7 +128,7 @@ impl<'s> Operand<'s> {
         };
         // What went out may never have been in, so it is not taken off.
         let deltas = self.frozen.iter().chain(&self.active);
-        let added: u64 = deltas.map(|(_, delta)| u64::from(delta.added.as_block().len())).sum();
+        let added: u64 = deltas.map(|(_, delta)| u64::from(delta.added.len())).sum();
         base + added + length(self.added.as_ref().map(|added| added.posting))
     }
 

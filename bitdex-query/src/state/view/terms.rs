@@ -44,7 +44,7 @@ impl State {
             let sets = layer.sets.range(Bound::Excluded(&first), Bound::Excluded(&behind));
             let values = sets.filter_map(|(key, delta)| {
                 let value = key.term.as_ref().map(ValueRef::of)?;
-                Some((value, u64::from(delta.added.as_block().len())))
+                Some((value, u64::from(delta.added.len())))
             });
             terms.push(Source::Layer(Box::new(values)))?;
         }
