@@ -7,7 +7,7 @@ use smallvec::SmallVec;
 
 use super::{
     codes::{ColumnTest, Share},
-    evaluate::{Matcher, block_of, by_segment, id_of, within_block},
+    evaluate::{Matcher, Pool, block_of, by_segment, id_of, within_block},
     filter::{self, Test},
     set::Set,
     tree::{And, Child, Node},
@@ -27,6 +27,10 @@ use crate::{
 const MOVED_MOST: u32 = 16;
 /// In a block with more of them, cells are not asked of ids one by one.
 const MOVED_MANY: u32 = 1 << 10;
+/// Of so many ids of a block it is asked whether their cells may be others,
+const ASKED: u16 = 16;
+/// and of more than so many they may, before these are put into words.
+const FEW_MOVED: u32 = 16;
 /// So many ids of a block are tested one by one for a page.
 pub(super) const LISTED: usize = 192;
 /// Of so many ids of a block cells are quicker read than the sets of all values.
@@ -118,7 +122,7 @@ impl<'s> CellTests<'s> {
     /// Those of a block; `None`: cells do not tell there.
     pub(super) fn block(&self, number: u16) -> Option<BlockCells<'s>> {
         let passing = self.passing(self.state.segment_of(number)?)?;
-        Some(BlockCells { cells: self.state.cell_block(passing.cells, number), passing: Rc::clone(passing) })
+        Some(BlockCells::new(self.state, number, passing))
     }
 }
 
@@ -127,13 +131,40 @@ impl<'s> CellTests<'s> {
 pub(super) struct BlockCells<'s> {
     cells: CellBlock<'s>,
     passing: Rc<Passing<'s>>,
+    /// The ids whose cells may be others, once many were to be asked of.
+    moved: Option<Set>,
+}
+
+impl<'s> BlockCells<'s> {
+    fn new(state: &'s State, number: u16, passing: &Rc<Passing<'s>>) -> Self {
+        Self { cells: state.cell_block(passing.cells, number), passing: Rc::clone(passing), moved: None }
+    }
 }
 
 impl BlockCells<'_> {
+    /// So many ids are asked of: from some on, those whose cells may be others are rather put into words first.
+    pub(super) fn expect(&mut self, ids: u16, pool: &mut Pool) {
+        if ids < ASKED || self.moved.is_some() || self.moved_most() <= FEW_MOVED {
+            return;
+        }
+        let mut moved = pool.set();
+        self.cells.moved().iter().for_each(|block| moved.or_words(*block));
+        self.moved = Some(moved);
+    }
+
+    /// Gives back its room.
+    pub(super) fn leave(self, pool: &mut Pool) {
+        self.moved.into_iter().for_each(|moved| pool.put_set(moved));
+    }
+
     /// Whether an id passes; `None`: its cell does not tell.
     #[inline]
     pub(super) fn passes(&self, id: u16) -> Option<bool> {
-        (!self.cells.is_moved(id)).then(|| self.base_passes(id))
+        let is_moved = match &self.moved {
+            Some(moved) => moved.contains(id),
+            None => self.cells.is_moved(id),
+        };
+        (!is_moved).then(|| self.base_passes(id))
     }
 
     /// Asks for what tells of an id.
@@ -288,8 +319,7 @@ impl Matcher<'_> {
         let mut ids = Ids::new();
         for number in blocks {
             watch::step()?;
-            let cells =
-                BlockCells { cells: tests.state.cell_block(passing.cells, *number), passing: Rc::clone(passing) };
+            let cells = BlockCells::new(tests.state, *number, passing);
             ids.clear();
             let mut few = cells.add_moved(&mut ids);
             let codes = self.hidden.as_ref().map(|hidden| hidden.column.reader(*number)).transpose()?;

@@ -132,6 +132,11 @@ impl<'s> Probes<'s> {
         let at = usize::from(number);
         let has_enough = match self.blocks.get_mut(at) {
             Some(Seen::Steps(first, last, tested)) => {
+                if let Some(Step::Cells(n)) = self.steps.get(*first as usize..*last as usize).and_then(<[_]>::first)
+                    && let Some(cells) = self.cells.get_mut(*n as usize)
+                {
+                    cells.expect(ids, &mut matcher.pool);
+                }
                 let most = tests(&self.steps, *first as usize, *last as usize);
                 let enough = *tested >= most;
                 *tested = tested.saturating_add(ids);
@@ -206,6 +211,7 @@ impl<'s> Probes<'s> {
                 matcher.pool.put_set(set);
             }
         }
+        self.cells.into_iter().for_each(|cells| cells.leave(&mut matcher.pool));
     }
 }
 

@@ -484,6 +484,9 @@ impl Files {
         for segment in new().take_while(|_| go_on()) {
             segment.cells(self.layout.single());
         }
+        if go_on() {
+            self.frequent_terms.warm(&self.segments);
+        }
     }
 
     /// A query looks into these files.

@@ -59,28 +59,42 @@ impl FrequentTerms {
         self.terms.get()?.get(field)?.get(&value.code())
     }
 
+    /// Seeks them now, if nobody has begun to.
+    pub(super) fn warm(&self, segments: &[Arc<Segment>]) {
+        if self.begin() {
+            self.fill(segments);
+        }
+    }
+
     fn seek(self: &Arc<Self>, segments: &[Arc<Segment>]) {
-        if self.seeking.swap(true, Ordering::Relaxed) {
+        if !self.begin() {
             return;
         }
-        let frequent = Arc::clone(self);
-        let segments = segments.to_vec();
-        let few = segments.iter().map(|segment| segment.documents_present()).sum::<u64>() <= AT_ONCE;
-        // Who reads what is damaged is told of it.
-        let seek = move || drop(frequent.terms.set(of(&segments).unwrap_or_default()));
-        if few {
-            return seek();
+        if segments.iter().map(|segment| segment.documents_present()).sum::<u64>() <= AT_ONCE {
+            return self.fill(segments);
         }
+        let (frequent, segments) = (Arc::clone(self), segments.to_vec());
         let started = thread::Builder::new().name("bitdex-terms".into()).spawn(move || {
             step_back(NICE);
-            seek();
+            frequent.fill(&segments);
         });
         if let Err(error) = started {
             tracing::warn!(%error, "cannot start the thread that seeks frequent terms: each query seeks its own");
         }
     }
+
+    /// Whether it falls to the caller.
+    fn begin(&self) -> bool {
+        !self.seeking.swap(true, Ordering::Relaxed)
+    }
+
+    fn fill(&self, segments: &[Arc<Segment>]) {
+        // Who reads what is damaged is told of it.
+        let _ = self.terms.set(of(segments).unwrap_or_default());
+    }
 }
 
+/// See [`FrequentTerms`].
 fn of(segments: &[Arc<Segment>]) -> Result<Terms> {
     let fields = segments.iter().map(|segment| segment.fields()).max().unwrap_or(0);
     let mut found = Vec::new();

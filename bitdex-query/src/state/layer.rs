@@ -127,6 +127,11 @@ impl LayerColumn {
         self.codes.block(number)
     }
 
+    /// See [`Codes::segment_bounds`].
+    pub(crate) fn segment_bounds(&self, number: u32) -> Option<(u64, u64)> {
+        self.codes.segment_bounds(number)
+    }
+
     /// All overrides, ascending by id.
     pub(crate) fn codes(&self) -> impl Iterator<Item = (u32, Option<u64>)> {
         self.codes.all()

@@ -6,10 +6,13 @@ use std::sync::Arc;
 use crate::{
     mapping::slices::give_way,
     segment::{
-        BLOCK_BITS,
+        BLOCK_BITS, BLOCKS_PER_SEGMENT,
         lanes::{LANES, Lane, LaneBounds, LaneCodes, lane_of},
     },
 };
+
+/// Blocks.
+const IN_SEGMENT: usize = BLOCKS_PER_SEGMENT as usize;
 
 #[derive(Debug)]
 struct HeapLane {
@@ -28,6 +31,8 @@ pub(crate) struct CodeBlock {
 pub(super) struct Codes {
     /// By number of the block.
     blocks: Arc<Vec<Option<Arc<CodeBlock>>>>,
+    /// Of all codes of a segment's ids, by its number.
+    segments: Arc<Vec<Option<(u64, u64)>>>,
     /// Ids.
     length: usize,
     bytes: usize,
@@ -48,6 +53,11 @@ impl Codes {
         self.blocks.get(usize::from(number))?.as_deref()
     }
 
+    /// The least code and the greatest of a segment's ids; `None`: they have none.
+    pub(super) fn segment_bounds(&self, number: u32) -> Option<(u64, u64)> {
+        self.segments.get(number as usize).copied().flatten()
+    }
+
     /// `None`: nothing is said of the id.
     #[inline]
     pub(super) fn get(&self, id: u32) -> Option<Option<u64>> {
@@ -64,6 +74,7 @@ impl Codes {
     /// Ids ascend, none twice.
     pub(super) fn change(&mut self, mut changes: &[(u32, Option<u64>)]) {
         let blocks = Arc::make_mut(&mut self.blocks);
+        let segments = Arc::make_mut(&mut self.segments);
         let mut entries = Vec::new();
         while let Some((first, _)) = changes.first() {
             let number = first >> BLOCK_BITS;
@@ -81,6 +92,17 @@ impl Codes {
             entries.clear();
             entries.extend(mine.iter().map(|(id, code)| (*id as u16, *code)));
             block.change(&entries, &mut self.length, &mut self.bytes);
+            let segment = number / IN_SEGMENT;
+            // Once behind its last block.
+            if changes.first().is_none_or(|(next, _)| (next >> BLOCK_BITS) as usize / IN_SEGMENT != segment) {
+                let of_segment = blocks.iter().skip(segment * IN_SEGMENT).take(IN_SEGMENT).flatten();
+                let bounds = of_segment.filter_map(|block| block.bounds.all());
+                let bounds = bounds.reduce(|(min, max), (low, high)| (min.min(low), max.max(high)));
+                segments.resize(segments.len().max(segment + 1), None);
+                if let Some(place) = segments.get_mut(segment) {
+                    *place = bounds;
+                }
+            }
         }
     }
 
@@ -168,6 +190,11 @@ mod tests {
             assert_eq!(codes.get(id), model.get(&id).copied(), "{id}");
             assert_eq!(codes.says(id), model.contains_key(&id), "{id}");
         }
+        for number in 0..4 {
+            let of_segment = model.range(number << 20..(number + 1) << 20).filter_map(|(_, code)| *code);
+            let bounds = of_segment.clone().min().zip(of_segment.max());
+            assert_eq!(codes.segment_bounds(number), bounds);
+        }
         for number in 0..codes.blocks.len() as u16 {
             let Some(block) = codes.block(number) else { continue };
             let first = u32::from(number) << BLOCK_BITS;
@@ -194,7 +221,7 @@ mod tests {
             let mut clones: Vec<(Codes, Model)> = Vec::new();
             for _ in 0..12 {
                 let span = [50, 2_000, 300_000][rng.random_range(0..3)];
-                let first = rng.random_range(0..200_000);
+                let first = rng.random_range(0..200_000) << rng.random_range(0..5);
                 let none = [0.0, 0.2, 1.0][rng.random_range(0..3)];
                 let changes: Model = (0..rng.random_range(0..1_500))
                     .map(|_| {

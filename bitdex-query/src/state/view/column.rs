@@ -99,11 +99,16 @@ impl<'s> ColumnView<'s> {
 
     /// Bounds of the codes of some blocks, all of one segment.
     pub(crate) fn segment_bounds(&self, blocks: &[u16]) -> Result<SegmentBounds> {
-        let base = blocks.first().and_then(|block| self.base_of(*block));
-        let mut whole = base.map_or(SegmentBounds::NONE, Column::whole_bounds);
-        if !self.is_of_base() {
+        let Some(first) = blocks.first() else { return Ok(SegmentBounds::NONE) };
+        let mut whole = self.base_of(*first).map_or(SegmentBounds::NONE, Column::whole_bounds);
+        let number = u32::from(*first) >> (SEGMENT_BITS - BLOCK_BITS);
+        for layer in [self.active, self.frozen].into_iter().flatten() {
+            whole.inner = widened(whole.inner, layer.segment_bounds(number));
+        }
+        if let Some(checkpoint) = self.checkpoint.filter(|_| !self.files.has_taken_in(number)) {
             for block in blocks {
-                whole.inner = self.widened(*block, whole.inner)?;
+                let said = checkpoint.overridden(*block)?.and_then(|(ids, _)| ids.bounds().all());
+                whole.inner = widened(whole.inner, said);
             }
         }
         Ok(whole)
@@ -143,12 +148,8 @@ impl<'s> ColumnView<'s> {
         if self.is_of_base() {
             return Ok(bounds);
         }
-        for (min, max) in self.above(block)?.iter().filter_map(|layer| layer.bounds().all()) {
-            if bounds.count == 0 {
-                (bounds.min, bounds.max) = (min, max);
-            }
-            // At most all of them have a code.
-            bounds = BlockBounds { count: CODES as u32, min: bounds.min.min(min), max: bounds.max.max(max) };
+        for layer in &self.above(block)? {
+            bounds = widened(bounds, layer.bounds().all());
         }
         Ok(bounds)
     }
@@ -317,6 +318,17 @@ impl<'s> ColumnView<'s> {
 
     fn base_of(&self, block: u16) -> Option<&'s Column> {
         self.base(u32::from(block) >> (SEGMENT_BITS - BLOCK_BITS))
+    }
+}
+
+/// Bounds that hold the codes of a layer too.
+fn widened(bounds: BlockBounds, said: Option<(u64, u64)>) -> BlockBounds {
+    let Some((min, max)) = said else { return bounds };
+    // At most all of a block have a code.
+    let count = CODES as u32;
+    match bounds.count {
+        0 => BlockBounds { count, min, max },
+        _ => BlockBounds { count, min: bounds.min.min(min), max: bounds.max.max(max) },
     }
 }
 
