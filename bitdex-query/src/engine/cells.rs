@@ -153,8 +153,8 @@ impl BlockCells<'_> {
     }
 
     /// Gives back its room.
-    pub(super) fn leave(self, pool: &mut Pool) {
-        self.moved.into_iter().for_each(|moved| pool.put_set(moved));
+    pub(super) fn leave(&mut self, pool: &mut Pool) {
+        self.moved.take().into_iter().for_each(|moved| pool.put_set(moved));
     }
 
     /// Whether an id passes; `None`: its cell does not tell.

@@ -285,7 +285,7 @@ fn page<'s>(
     if plan == Plan::Lead {
         if let (Some(led), Some(column)) = (led, sorter.first()) {
             told("lead");
-            let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);
+            let steps = how.plan.map_or_else(|| estimates.patience(plan), |_| usize::MAX);
             if let Some(found) = led.run(matcher, asked, column, (estimates.share, state.documents()), steps)? {
                 ended(how, found.len());
                 return Ok(found);
@@ -296,7 +296,7 @@ fn page<'s>(
     }
     if let (Plan::Walk, Some(column)) = (plan, sorter.first()) {
         told("walk");
-        let steps = how.plan.map_or_else(|| estimates.patience(), |_| usize::MAX);
+        let steps = how.plan.map_or_else(|| estimates.patience(plan), |_| usize::MAX);
         let walk = Walk { asked, column, steps };
         let found = walk.run(matcher, |matcher| {
             let exists = resolver.exists(first.field)?;

@@ -48,6 +48,8 @@ impl fmt::Display for Plan {
 mod cost {
     /// One step of a walk over a column, with the test of the id.
     pub(super) const STEP: f64 = 10.0;
+    /// The same where several keys, or texts, decide.
+    pub(super) const KEYED_STEP: f64 = 40.0;
     /// The same where the next id is in any block, and its cell tells,
     pub(super) const FAR_STEP: f64 = 50.0;
     /// or another set does,
@@ -110,6 +112,8 @@ pub(super) struct Estimates {
     pub(super) lead_ns: f64,
     /// See [`skim::share`].
     pub(super) share: f64,
+    /// Of a walk.
+    step_ns: f64,
 }
 
 /// What a page is taken of: the first `want` rows behind `after`. `range`: the codes of the first key that pass, which
@@ -148,6 +152,7 @@ impl Estimates {
             skim_ns: f64::INFINITY,
             lead_ns: f64::INFINITY,
             share: f64::INFINITY,
+            step_ns: cost::KEYED_STEP,
         };
         let Some(column) = sorter.first() else { return Ok((none, None)) };
         let within = match range {
@@ -171,8 +176,12 @@ impl Estimates {
         let code = cost::CODE + layers as f64 * if is_many { cost::LAYER_OF_MANY } else { cost::LAYER };
         let gathered = (all * (want as f64 / matches.max(1) as f64 + spread) + 1.0).min(all);
         let walked = (all * (steps / within.max(1) as f64 + spread) + 1.0).min(all).min(steps);
-        let walk_ns = steps * (if spread < 1.0 { cost::STEP } else { cost::FAR_STEP + tests(root, None) })
-            + walked * (cost::BLOCK + operands * cost::SPARSE);
+        let step_ns = match spread < 1.0 {
+            true if sorter.is_plain() => cost::STEP,
+            true => cost::KEYED_STEP,
+            false => cost::FAR_STEP + tests(root, None),
+        };
+        let walk_ns = steps * step_ns + walked * (cost::BLOCK + operands * cost::SPARSE);
         let gather_ns = gathered * block + (matches as f64 * (gathered / all) * code).min(rows) + all * cost::LEFT_OUT;
         let (mut share, mut led) = (f64::INFINITY, None);
         if sorter.first_descends()
@@ -208,7 +217,7 @@ impl Estimates {
                 + led.ids as f64 * cost::UNLISTED
                 + if layers > 0 { raised + all * cost::OVERLAID } else { 0.0 }
         });
-        Ok((Self { walk_ns, gather_ns, skim_ns, share, lead_ns, ..none }, led))
+        Ok((Self { walk_ns, gather_ns, skim_ns, share, lead_ns, step_ns, ..none }, led))
     }
 
     pub(super) fn of(&self, plan: Plan) -> f64 {
@@ -232,9 +241,10 @@ impl Estimates {
         if self.skim_ns < self.gather_ns { Plan::Skim } else { Plan::Gather }
     }
 
-    /// Steps after which a walk that has not come to its end has cost about as much as another plan would.
-    pub(super) fn patience(&self) -> usize {
-        (self.of(self.pick_by_blocks()) / cost::STEP).max(STEPS_LEAST) as usize
+    /// Steps after which a walk or a lead that has not come to its end has cost about as much as another plan would.
+    pub(super) fn patience(&self, plan: Plan) -> usize {
+        let step = if plan == Plan::Lead { cost::LED_STEP } else { self.step_ns };
+        (self.of(self.pick_by_blocks()) / step).max(STEPS_LEAST) as usize
     }
 }
 

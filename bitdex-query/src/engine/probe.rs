@@ -155,6 +155,15 @@ impl<'s> Probes<'s> {
             // Looked into at once, whatever it holds.
             set.words();
             if let Some(block) = self.blocks.get_mut(at) {
+                if let Seen::Steps(first, last, _) = block {
+                    let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
+                    let cells =
+                        steps.iter().find_map(|step| if let Step::Cells(n) = step { Some(*n as usize) } else { None });
+                    cells
+                        .and_then(|n| self.cells.get_mut(n))
+                        .into_iter()
+                        .for_each(|cells| cells.leave(&mut matcher.pool));
+                }
                 *block = Seen::Evaluated(set);
             }
         }
@@ -211,7 +220,7 @@ impl<'s> Probes<'s> {
                 matcher.pool.put_set(set);
             }
         }
-        self.cells.into_iter().for_each(|cells| cells.leave(&mut matcher.pool));
+        self.cells.into_iter().for_each(|mut cells| cells.leave(&mut matcher.pool));
     }
 }
 
@@ -267,7 +276,7 @@ fn compile<'s>(
             Node::Named(named) => match named.plain_block(number, pool)? {
                 Some(Block::Empty) => return Ok(false),
                 Some(block) => steps.push(Step::Must(block)),
-                // What layers in memory say of it lies with its parts.
+                // What layers in memory say of it, and what is not kept of it, lies with its parts.
                 None => {
                     let first = steps.len();
                     if !compile(named.parts()?, number, (None, None), steps, pool)? {

@@ -128,12 +128,13 @@ impl<'s> And<'s> {
         all.filter(move |(child, _)| with_told || !child.told)
     }
 
-    /// Seeks all sets in all segments, for whoever will come to most of these; see [`Operand::seek`].
+    /// Seeks sets in all segments, for whoever will come to most of these; see [`Operand::seek`]. Those of a wide union are
+    /// left to each block.
     pub(super) fn seek(&self) {
         for (child, _) in self.children(false) {
             match &child.node {
                 Node::Term(operand) => operand.seek(),
-                Node::Union(union) => union.terms.iter().for_each(Operand::seek),
+                Node::Union(union) if union.terms.len() <= MANY_TERMS => union.terms.iter().for_each(Operand::seek),
                 _ => {}
             }
         }

@@ -31,7 +31,7 @@ mod seek;
 
 use std::{
     cmp::Ordering,
-    ops::{Bound, Range},
+    ops::{Bound, Range, RangeInclusive},
     sync::{Arc, OnceLock},
 };
 
@@ -68,6 +68,8 @@ const ONE_MAX: usize = 127;
 const FEW: u8 = 128;
 const FEW_MAX: usize = 126;
 const MANY: u8 = 255;
+/// Forms of terms that [`Postings::each_frequent`] tells; in tests several ids are enough.
+const FREQUENT: RangeInclusive<u8> = if cfg!(test) { 3..=MANY } else { MANY..=MANY };
 /// u16 in `few` of a term with a directory.
 const MANY_UNITS: usize = 4;
 
@@ -541,7 +543,7 @@ impl Postings {
             return Ok(());
         }
         for (position, _) in
-            self.forms.all::<u8>(&self.section)?.iter().enumerate().filter(|(_, form)| is_frequent(**form))
+            self.forms.all::<u8>(&self.section)?.iter().enumerate().filter(|(_, form)| FREQUENT.contains(form))
         {
             each(self.keys.at(&self.section, position)?, self.posting(position)?);
         }
@@ -613,11 +615,6 @@ impl Postings {
         let entries = self.directories.slice::<Entry>(&self.section, at + 1, blocks as usize)?;
         Ok(Posting { postings: self, shape: Shape::Many { total, entries, behind: at + 1 + entries.len() } })
     }
-}
-
-/// Whether a term of this form has a directory; in tests, whether it has several ids.
-fn is_frequent(form: u8) -> bool {
-    form == MANY || cfg!(test) && form > 2
 }
 
 /// How the set of a value lies in `few`.

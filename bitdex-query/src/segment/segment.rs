@@ -149,13 +149,13 @@ impl Segment {
     }
 
     /// Sets of a field with index `Terms`; of one with index `Column`, and of the key field: the term `Exists` alone.
+    pub fn postings(&self, field: FieldId) -> Option<&Postings> {
+        self.fields.get(field)?.postings.as_ref()
+    }
+
     /// How many fields there may be sets of.
     pub fn fields(&self) -> usize {
         self.fields.len()
-    }
-
-    pub fn postings(&self, field: FieldId) -> Option<&Postings> {
-        self.fields.get(field)?.postings.as_ref()
     }
 
     pub fn posting(&self, field: FieldId, term: Term<'_>) -> Result<Option<Posting<'_>>> {

@@ -485,7 +485,7 @@ impl Files {
             segment.cells(self.layout.single());
         }
         if go_on() {
-            self.frequent_terms.warm(&self.segments);
+            self.frequent_terms.seek(&self.segments);
         }
     }
 

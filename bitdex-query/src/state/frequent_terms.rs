@@ -1,5 +1,6 @@
 //! Where the sets of terms lie in all segments that many documents have, of fields with many terms: sought once for all
-//! queries, in a thread of its own. Until it is done, and of all other terms, each query seeks them in each segment.
+//! queries, in a thread of its own. Until it is done, and of all other terms, each query seeks them in each segment; so it
+//! does those of texts.
 //!
 //! Kept as long as a version has the same segments; see [`known_terms`](super::known_terms) for fields with few terms.
 
@@ -24,10 +25,10 @@ use crate::{
     },
 };
 
-/// Of heap. Of the terms for which there is no room those are left out that the fewest documents have.
+/// Of heap, of a version. Of the terms for which there is no room those are left out that the fewest documents have.
 const BYTES_MOST: usize = 32 << 20;
-/// Of a term, beside what it says of segments and blocks: its place in the map.
-const BYTES: usize = size_of::<KnownTerm>() + 24;
+/// Of a term, beside what it says of segments and blocks.
+const BYTES: usize = size_of::<KnownTerm>() + size_of::<u64>() + 32;
 /// How much nicer the thread is that seeks them.
 const NICE: i32 = 10;
 /// In segments of so few documents they are sought by the query that needs them.
@@ -39,8 +40,14 @@ pub(super) struct FrequentTerms {
     seeking: AtomicBool,
 }
 
-/// By field, and by code.
-type Terms = Vec<HashMap<u64, KnownTerm>>;
+type Terms = Vec<FieldTerms>;
+
+/// By code, ascending.
+#[derive(Debug, Default)]
+struct FieldTerms {
+    codes: Vec<u64>,
+    terms: Vec<KnownTerm>,
+}
 
 impl FrequentTerms {
     /// `None` where nothing is known of the term. `segments`: always the same ones.
@@ -56,18 +63,13 @@ impl FrequentTerms {
         if self.terms.get().is_none() {
             self.seek(segments);
         }
-        self.terms.get()?.get(field)?.get(&value.code())
+        let FieldTerms { codes, terms } = self.terms.get()?.get(field)?;
+        terms.get(codes.binary_search(&value.code()).ok()?)
     }
 
-    /// Seeks them now, if nobody has begun to.
-    pub(super) fn warm(&self, segments: &[Arc<Segment>]) {
-        if self.begin() {
-            self.fill(segments);
-        }
-    }
-
-    fn seek(self: &Arc<Self>, segments: &[Arc<Segment>]) {
-        if !self.begin() {
+    /// Begins to, if nobody has.
+    pub(super) fn seek(self: &Arc<Self>, segments: &[Arc<Segment>]) {
+        if self.seeking.swap(true, Ordering::Relaxed) {
             return;
         }
         if segments.iter().map(|segment| segment.documents_present()).sum::<u64>() <= AT_ONCE {
@@ -83,11 +85,6 @@ impl FrequentTerms {
         }
     }
 
-    /// Whether it falls to the caller.
-    fn begin(&self) -> bool {
-        !self.seeking.swap(true, Ordering::Relaxed)
-    }
-
     fn fill(&self, segments: &[Arc<Segment>]) {
         // Who reads what is damaged is told of it.
         let _ = self.terms.set(of(segments).unwrap_or_default());
@@ -97,6 +94,7 @@ impl FrequentTerms {
 /// See [`FrequentTerms`].
 fn of(segments: &[Arc<Segment>]) -> Result<Terms> {
     let fields = segments.iter().map(|segment| segment.fields()).max().unwrap_or(0);
+    let most = BYTES_MOST / (BYTES + segments.len() * size_of::<Option<u32>>());
     let mut found = Vec::new();
     for field in 0..fields {
         let postings = || segments.iter().filter_map(|segment| segment.postings(field));
@@ -108,28 +106,39 @@ fn of(segments: &[Arc<Segment>]) -> Result<Terms> {
             postings.each_frequent(|code, posting| *ids.entry(code).or_default() += posting.len())?;
         }
         found.extend(ids.into_iter().map(|(code, ids)| (ids, field, code)));
+        found.sort_unstable_by(|a, b| b.cmp(a));
+        found.truncate(most);
     }
-    found.sort_unstable_by(|a, b| b.cmp(a));
-    let mut terms: Terms = (0..fields).map(|_| HashMap::new()).collect();
+    let mut terms: Vec<Vec<(u64, KnownTerm)>> = (0..fields).map(|_| Vec::new()).collect();
     let mut bytes = 0;
     for (_, field, code) in found {
-        let mut known = KnownTerm::new(None, segments.len());
-        for (at, postings) in segments.iter().enumerate().filter_map(|(at, it)| Some((at, it.postings(field)?))) {
-            if let Some(value) = postings.value(code)
-                && let Some((position, posting)) = postings.get_with_position(Term::Value(ValueRef::of(&value)))?
-            {
-                known.add(at, position, &posting);
-                known.value = Some(value);
-            }
-        }
-        known.blocks.shrink_to_fit();
+        let known = known(segments, field, code)?;
         bytes += BYTES + known.positions.len() * size_of::<Option<u32>>() + known.blocks.len() * size_of::<u16>();
         if bytes > BYTES_MOST {
             break;
         }
         if let Some(of_field) = terms.get_mut(field) {
-            of_field.insert(code, known);
+            of_field.push((code, known));
         }
     }
-    Ok(terms)
+    let by_code = |mut terms: Vec<(u64, KnownTerm)>| {
+        terms.sort_unstable_by_key(|(code, _)| *code);
+        let (codes, terms) = terms.into_iter().unzip();
+        FieldTerms { codes, terms }
+    };
+    Ok(terms.into_iter().map(by_code).collect())
+}
+
+fn known(segments: &[Arc<Segment>], field: FieldId, code: u64) -> Result<KnownTerm> {
+    let mut known = KnownTerm::new(None, segments.len());
+    for (at, postings) in segments.iter().enumerate().filter_map(|(at, it)| Some((at, it.postings(field)?))) {
+        if let Some(value) = postings.value(code)
+            && let Some((position, posting)) = postings.get_with_position(Term::Value(ValueRef::of(&value)))?
+        {
+            known.add(at, position, &posting);
+            known.value = Some(value);
+        }
+    }
+    known.blocks.shrink_to_fit();
+    Ok(known)
 }
