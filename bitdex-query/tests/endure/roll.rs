@@ -9,7 +9,7 @@ use std::{
     process::Command,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
+        atomic::{AtomicBool, AtomicU16, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -39,10 +39,16 @@ use crate::{
 const RANDOM: Random = Random { documents: 400, posts: 40, upheaval: false };
 const SLOW: Duration = Duration::from_millis(50);
 
-/// Three processes run, each on one of four addresses, so that a new one is ready before an old one goes.
+/// Three processes run, each on one of four addresses, so that a new one is ready before an old one goes. Nobody has an
+/// address between two of them, so none has a port that the system may give to a connection meanwhile: by default these
+/// begin at 32768.
 fn addresses() -> Vec<String> {
-    let free: Vec<TcpListener> = (0..4).map(|_| TcpListener::bind("127.0.0.1:0").unwrap()).collect();
-    free.iter().map(|listener| listener.local_addr().unwrap().to_string()).collect()
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    let first = 10_000 + (std::process::id() % 2_000) as u16 * 8;
+    let addresses = (0..1_000).map(|_| format!("127.0.0.1:{}", first + NEXT.fetch_add(1, Ordering::Relaxed)));
+    let free: Vec<String> = addresses.filter(|address| TcpListener::bind(address).is_ok()).take(4).collect();
+    assert_eq!(free.len(), 4, "no ports are free from {first} on");
+    free
 }
 
 /// Options that make a process act as a release.
