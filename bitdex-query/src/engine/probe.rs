@@ -132,9 +132,7 @@ impl<'s> Probes<'s> {
         let at = usize::from(number);
         let has_enough = match self.blocks.get_mut(at) {
             Some(Seen::Steps(first, last, tested)) => {
-                if let Some(Step::Cells(n)) = self.steps.get(*first as usize..*last as usize).and_then(<[_]>::first)
-                    && let Some(cells) = self.cells.get_mut(*n as usize)
-                {
+                if let Some(cells) = cells_of(&self.steps, (*first, *last), &mut self.cells) {
                     cells.expect(ids, &mut matcher.pool);
                 }
                 let most = tests(&self.steps, *first as usize, *last as usize);
@@ -155,14 +153,10 @@ impl<'s> Probes<'s> {
             // Looked into at once, whatever it holds.
             set.words();
             if let Some(block) = self.blocks.get_mut(at) {
-                if let Seen::Steps(first, last, _) = block {
-                    let steps = self.steps.get(*first as usize..*last as usize).unwrap_or_default();
-                    let cells =
-                        steps.iter().find_map(|step| if let Step::Cells(n) = step { Some(*n as usize) } else { None });
-                    cells
-                        .and_then(|n| self.cells.get_mut(n))
-                        .into_iter()
-                        .for_each(|cells| cells.leave(&mut matcher.pool));
+                if let Seen::Steps(first, last, _) = block
+                    && let Some(cells) = cells_of(&self.steps, (*first, *last), &mut self.cells)
+                {
+                    cells.leave(&mut matcher.pool);
                 }
                 *block = Seen::Evaluated(set);
             }
@@ -222,6 +216,17 @@ impl<'s> Probes<'s> {
         }
         self.cells.into_iter().for_each(|mut cells| cells.leave(&mut matcher.pool));
     }
+}
+
+/// What the steps of a block ask cells by.
+fn cells_of<'c, 's>(
+    steps: &[Step<'_>],
+    (first, last): (u32, u32),
+    cells: &'c mut [BlockCells<'s>],
+) -> Option<&'c mut BlockCells<'s>> {
+    let mut steps = steps.get(first as usize..last as usize)?.iter();
+    let place = steps.find_map(|step| if let Step::Cells(n) = step { Some(*n as usize) } else { None })?;
+    cells.get_mut(place)
 }
 
 /// How many ids are tested one by one: the fewer reads tell of each, the less there is to be gained by evaluating the

@@ -40,9 +40,9 @@ use crate::{
     },
 };
 
-/// Cells of so few documents are made by the query that needs them.
-const AT_ONCE: u64 = 1 << 14;
-/// How much nicer a thread is that makes cells.
+/// What queries can do without is made for so few documents by the query that needs it.
+pub(super) const AT_ONCE: u64 = 1 << 14;
+/// How much nicer a thread is that makes what queries can do without.
 const NICE: i32 = 10;
 /// Numbers of segments lie below this one.
 const SEGMENTS: u32 = 1 << (u32::BITS - SEGMENT_BITS);
@@ -276,15 +276,11 @@ impl Files {
             return;
         }
         let (segments, layout) = (self.segments.clone(), Arc::clone(&self.layout));
-        let made = thread::Builder::new().name("bitdex-cells".into()).spawn(move || {
-            step_back(NICE);
+        aside("bitdex-cells", move || {
             for segment in segments {
                 segment.cells(layout.single());
             }
         });
-        if let Err(error) = made {
-            tracing::warn!(%error, "cannot start the thread that makes cells: queries go on without");
-        }
     }
 
     /// The ids of a block whose cells may not be what the base says, as the checkpoint changes them.
@@ -671,6 +667,17 @@ impl<'a> Opening<'a> {
             Some(shared) => Ok(Some(shared.clone())),
             None => Ok(Segment::open(&path, self.store, self.files.layout.spec())?.map(Arc::new)),
         }
+    }
+}
+
+/// Makes what queries can do without, in a thread of its own.
+pub(super) fn aside(thread: &str, make: impl FnOnce() + Send + 'static) {
+    let started = thread::Builder::new().name(thread.into()).spawn(move || {
+        step_back(NICE);
+        make();
+    });
+    if let Err(error) = started {
+        tracing::warn!(%error, thread, "cannot start a thread: queries go on without what it makes");
     }
 }
 

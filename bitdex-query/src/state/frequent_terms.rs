@@ -10,15 +10,16 @@ use std::{
         Arc, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
-    thread,
 };
 
 use bitdex_proto::schema::FieldId;
 
-use super::known_terms::{KnownTerm, TERMS_MOST};
+use super::{
+    files::{AT_ONCE, aside},
+    known_terms::{KnownTerm, TERMS_MOST},
+};
 use crate::{
     log::Result,
-    mapping::slices::step_back,
     segment::{
         segment::Segment,
         value::{Term, ValueRef},
@@ -29,10 +30,6 @@ use crate::{
 const BYTES_MOST: usize = 32 << 20;
 /// Of a term, beside what it says of segments and blocks.
 const BYTES: usize = size_of::<KnownTerm>() + size_of::<u64>() + 32;
-/// How much nicer the thread is that seeks them.
-const NICE: i32 = 10;
-/// In segments of so few documents they are sought by the query that needs them.
-const AT_ONCE: u64 = 1 << 14;
 
 #[derive(Debug, Default)]
 pub(super) struct FrequentTerms {
@@ -76,13 +73,7 @@ impl FrequentTerms {
             return self.fill(segments);
         }
         let (frequent, segments) = (Arc::clone(self), segments.to_vec());
-        let started = thread::Builder::new().name("bitdex-terms".into()).spawn(move || {
-            step_back(NICE);
-            frequent.fill(&segments);
-        });
-        if let Err(error) = started {
-            tracing::warn!(%error, "cannot start the thread that seeks frequent terms: each query seeks its own");
-        }
+        aside("bitdex-terms", move || frequent.fill(&segments));
     }
 
     fn fill(&self, segments: &[Arc<Segment>]) {

@@ -493,8 +493,7 @@ async fn a_flipped_bit_in_a_staged_file_is_named_when_the_load_ends() {
     let end_load = || wire::Record { kind: Some(Kind::LoadEnd(wire::LoadEnd {})) };
     let error = node.writer().unwrap().submit(end_load()).await.unwrap_err();
     // A bit of the format number makes it a file of another release.
-    let is_named =
-        matches!(&error, Error::DataLoss(message) | Error::Precondition(message) if message.contains(&name));
+    let is_named = matches!(&error, Error::DataLoss(message) | Error::Precondition(message) if message.contains(&name));
     assert!(is_named, "byte {at}: {error:?}");
     assert_eq!(content(&node.current()), before);
     end(node, example.folder.path()).await;
