@@ -48,8 +48,11 @@ pub(super) const TICK: Duration = Duration::from_millis(20);
 const CHEAP_BYTES: u64 = 8 << 20;
 /// And to take no longer: ingestion waits for it.
 const CHEAP_TIME: Duration = Duration::from_millis(50);
-/// So often in a row compaction gives way to a flush; then the flush waits, unless memory is short.
+/// So often in a row compaction gives way to a flush; then the flush waits,
 const GIVES_WAY: u32 = 3;
+/// and where memory is short only after so often: ingestion waits with it, but without compaction each checkpoint would be
+/// larger than the last, and take longer.
+const GIVES_WAY_IN_NEED: u32 = 8;
 /// After a failure in the background, before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The same for a compaction, which may write gigabytes until it fails again.
@@ -565,8 +568,12 @@ impl Writing {
     /// Before a flush. Were it broken off each time, steady flushes would never let it come to an end.
     fn break_off_compaction(&self, worker: &Worker) {
         let Some(compaction) = &self.compaction else { return };
-        let pressing = self.ending.is_some() || self.decide(worker, false).ingestion != Ingestion::Free;
-        if pressing || self.broken_off < GIVES_WAY {
+        let most = match self.decide(worker, false).ingestion {
+            _ if self.ending.is_some() => u32::MAX,
+            Ingestion::Free => GIVES_WAY,
+            Ingestion::Slowed(_) | Ingestion::Waits => GIVES_WAY_IN_NEED,
+        };
+        if self.broken_off < most {
             compaction.cancel();
         }
     }

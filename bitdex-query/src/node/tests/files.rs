@@ -423,24 +423,40 @@ async fn what_others_do_to_loaded_rows_while_the_base_is_built_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_comes_to_an_end_however_often_there_is_something_to_flush() {
+    compacts_beside(often(1)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn compaction_comes_to_an_end_where_ingestion_waits_for_every_flush() {
+    compacts_beside(policy::Settings { memory: 1, ..often(u64::MAX) }).await;
+}
+
+/// Each batch is flushed, and another one waits already.
+async fn compacts_beside(flush: policy::Settings) {
     let folder = tempfile::tempdir().unwrap();
-    let node =
-        Node::open(NodeOptions { compact_fraction: 0.0, flush: often(1), ..options(folder.path()) }).await.unwrap();
+    let node = Node::open(NodeOptions { compact_fraction: 0.0, flush, ..options(folder.path()) }).await.unwrap();
     make_ready(&node.writer().unwrap(), "c").await;
+    let ended = Arc::<AtomicBool>::default();
+    let feeds = ["a", "b"].map(|source| {
+        let (writer, ended) = (node.writer().unwrap(), Arc::clone(&ended));
+        tokio::spawn(async move {
+            let batches = (0..).take_while(|_| !ended.load(Ordering::Relaxed));
+            for n in batches {
+                writer.submit(step(source, n)).await.unwrap();
+            }
+        })
+    });
     let compacted = || {
         let manifest = Manifest::read(&folder.path().join("MANIFEST")).unwrap().unwrap();
         manifest.segments.iter().map(|segment| segment.sequence).max()
     };
-    let mut n = 0;
     for _ in 0..3 {
         let before = compacted();
-        // Each is flushed, and the next one waits for nothing.
-        let started = Instant::now();
-        while compacted() == before {
-            node.writer().unwrap().submit(step("a", n)).await.unwrap();
-            n += 1;
-            assert!(started.elapsed() < 60 * SECOND, "nothing was compacted beside {n} batches");
-        }
+        until(|| compacted() != before).await;
+    }
+    ended.store(true, Ordering::Relaxed);
+    for feed in feeds {
+        feed.await.unwrap();
     }
 }
 
