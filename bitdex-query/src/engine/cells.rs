@@ -34,7 +34,7 @@ const FEW_MOVED: u32 = 16;
 /// So many ids of a block are tested one by one for a page.
 pub(super) const LISTED: usize = 192;
 /// Of so many ids of a block cells are quicker read than the sets of all values.
-pub(super) const FEW: u32 = 256;
+pub(super) const FEW: u32 = 512;
 
 /// Tests of which all have to be true.
 #[derive(Debug)]

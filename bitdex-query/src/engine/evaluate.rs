@@ -160,6 +160,11 @@ impl And<'_> {
         self.restrict(rest, number, set, pool)
     }
 
+    /// Keeps of the set what passes.
+    fn restrict_all(&self, number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
+        self.restrict(&self.positives, number, set, pool)
+    }
+
     /// Keeps what the negatives and `of` of the positives let through. Those that lie as words come together, before those
     /// that have to be made.
     fn restrict(&self, of: &[Child<'_>], number: u16, set: &mut Set, pool: &mut Pool) -> Result<()> {
@@ -327,15 +332,16 @@ impl Node<'_> {
                 }
                 Ok(())
             }
-            Self::Named(named) => named.with_block(number, pool, |block| set.and(block)),
+            Self::Named(named) => match named.plain_block(number, pool)? {
+                Some(block) => {
+                    set.and(block);
+                    Ok(())
+                }
+                None => named.parts()?.restrict_all(number, set, pool),
+            },
             Self::Valued(valued) if valued.is_all(number) => Ok(()),
             Self::Valued(valued) => combine(&valued.operand, number, With::And, set, pool),
-            Self::And(and) => {
-                for child in &and.positives {
-                    child.node.restrict(number, set, pool)?;
-                }
-                and.negatives.iter().try_for_each(|child| child.node.exclude(number, set, pool))
-            }
+            Self::And(and) => and.restrict_all(number, set, pool),
             Self::Keys(_) | Self::Or(_) => {
                 let mut own = pool.set();
                 self.unite(number, &mut own, pool)?;

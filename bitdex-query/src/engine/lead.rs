@@ -378,6 +378,7 @@ impl<'s> Way<'_, 's> {
             ids.sort_unstable();
             ids.dedup();
             watch::steps(ids.len() as u32)?;
+            reader.fetch_overridden(&ids);
             for within in ids.iter().copied() {
                 let (id, code) = (id_of(*number, within), reader.get(within));
                 let is_listed = |operand: &Operand<'s>| operand.base_contains(id);

@@ -146,7 +146,7 @@ pub(super) struct NamedSet<'s> {
     n: usize,
     named: &'s Named,
     /// Blocks that layers in memory may change, ascending.
-    touched: SmallVec<[u16; 8]>,
+    touched: OnceCell<SmallVec<[u16; 8]>>,
     /// To work blocks out.
     parts: OnceCell<Box<And<'s>>>,
 }
@@ -154,29 +154,12 @@ pub(super) struct NamedSet<'s> {
 impl<'s> NamedSet<'s> {
     pub(super) fn new(state: &'s State, n: usize) -> Option<Self> {
         let named = state.layout().named().get(n)?;
-        let mut touched = SmallVec::new();
-        let mut touch = |block| touched.push(block);
-        state.changed_blocks(KEY_FIELD, None, &mut touch);
-        for (field, test) in &named.tests {
-            match test {
-                Test::IsNull => state.changed_blocks(*field, None, &mut touch),
-                Test::Range(bounds) => {
-                    state.changed_blocks(*field, Some((bounds.0.as_ref(), bounds.1.as_ref())), &mut touch)
-                }
-                Test::AnyOf(values) => {
-                    for value in values {
-                        state.changed_blocks(
-                            *field,
-                            Some((Bound::Included(value), Bound::Included(value))),
-                            &mut touch,
-                        );
-                    }
-                }
-            }
-        }
-        touched.sort_unstable();
-        touched.dedup();
-        Some(Self { state, n, named, touched, parts: OnceCell::new() })
+        Some(Self { state, n, named, touched: OnceCell::new(), parts: OnceCell::new() })
+    }
+
+    fn is_touched(&self, number: u16) -> bool {
+        let touched = self.touched.get_or_init(|| touched(self.state, self.named));
+        !touched.is_empty() && touched.binary_search(&number).is_ok()
     }
 
     pub(super) fn name(&self) -> &'s str {
@@ -202,7 +185,7 @@ impl<'s> NamedSet<'s> {
 
     /// A block as it is kept; `None` where it has to be worked out.
     pub(super) fn plain_block(&self, number: u16, pool: &mut Pool) -> Result<Option<Block<'s>>> {
-        if !self.touched.is_empty() && self.touched.binary_search(&number).is_ok() {
+        if self.is_touched(number) {
             return Ok(None);
         }
         let files = self.state.files();
@@ -232,13 +215,35 @@ impl<'s> NamedSet<'s> {
 
     pub(super) fn contains(&self, id: u32) -> Result<bool> {
         let number = block_of(id);
-        let untouched = self.touched.binary_search(&number).is_err();
         let files = self.state.files();
-        if let Some(position) = files.position(id >> SEGMENT_BITS).filter(|_| untouched)
+        if let Some(position) = files.position(id >> SEGMENT_BITS).filter(|_| !self.is_touched(number))
             && let Some(block) = files.filter_sets().get(self.n, position, number)
         {
             return Ok(block.contains(within_block(id)));
         }
         self.parts()?.contains(id)
     }
+}
+
+/// The blocks of a filter that layers in memory may change, ascending.
+fn touched(state: &State, named: &Named) -> SmallVec<[u16; 8]> {
+    let mut touched = SmallVec::new();
+    let mut touch = |block| touched.push(block);
+    state.changed_blocks(KEY_FIELD, None, &mut touch);
+    for (field, test) in &named.tests {
+        match test {
+            Test::IsNull => state.changed_blocks(*field, None, &mut touch),
+            Test::Range(bounds) => {
+                state.changed_blocks(*field, Some((bounds.0.as_ref(), bounds.1.as_ref())), &mut touch)
+            }
+            Test::AnyOf(values) => {
+                for value in values {
+                    state.changed_blocks(*field, Some((Bound::Included(value), Bound::Included(value))), &mut touch);
+                }
+            }
+        }
+    }
+    touched.sort_unstable();
+    touched.dedup();
+    touched
 }

@@ -148,6 +148,13 @@ impl Lane {
         fetch(&self.said[place(id).0]);
     }
 
+    /// The same, and for what tells where its code stands.
+    #[inline]
+    pub fn fetch_place(&self, id: u16) {
+        self.fetch(id);
+        fetch(&self.before[place(id).0]);
+    }
+
     #[inline]
     pub fn says(&self, id: u16) -> bool {
         let (n, bit) = place(id);
@@ -196,6 +203,12 @@ impl<'a> LaneCodes<'a> {
         }
         let (rank, _) = self.lane.rank(id);
         Some(self.codes.get(rank).copied())
+    }
+
+    /// Asks for the code of an id that is spoken of.
+    #[inline]
+    pub fn fetch(self, id: u16) {
+        self.lane.find(id).and_then(|place| self.codes.get(place)).into_iter().for_each(fetch);
     }
 
     /// The ids that are spoken of, and those of them that have a code.

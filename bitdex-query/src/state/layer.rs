@@ -127,9 +127,15 @@ impl LayerColumn {
         self.codes.block(number)
     }
 
-    /// See [`Codes::segment_bounds`].
-    pub(crate) fn segment_bounds(&self, number: u32) -> Option<(u64, u64)> {
-        self.codes.segment_bounds(number)
+    /// The least code and the greatest of a block's ids; `None`: they have none.
+    #[inline]
+    pub(crate) fn block_span(&self, number: u16) -> Option<(u64, u64)> {
+        self.codes.block_span(number)
+    }
+
+    /// The same of a segment's ids.
+    pub(crate) fn segment_span(&self, number: u32) -> Option<(u64, u64)> {
+        self.codes.segment_span(number)
     }
 
     /// All overrides, ascending by id.

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use crate::{
     mapping::slices::give_way,
     segment::{
-        BLOCK_BITS, BLOCKS_PER_SEGMENT,
+        BLOCK_BITS, BLOCKS_PER_SEGMENT, SEGMENT_BITS,
         lanes::{LANES, Lane, LaneBounds, LaneCodes, lane_of},
     },
 };
@@ -27,12 +27,22 @@ pub(crate) struct CodeBlock {
     bounds: LaneBounds,
 }
 
+/// The least code and the greatest; `None`: there are none.
+type Span = Option<(u64, u64)>;
+
+/// What the layer says of the ids of a segment.
+#[derive(Debug, Clone, Default)]
+struct CodeSegment {
+    span: Span,
+    /// Of each block, beside each other: whoever orders blocks reads those of all.
+    spans: [Span; IN_SEGMENT],
+    blocks: [Option<Arc<CodeBlock>>; IN_SEGMENT],
+}
+
 #[derive(Debug, Clone, Default)]
 pub(super) struct Codes {
-    /// By number of the block.
-    blocks: Arc<Vec<Option<Arc<CodeBlock>>>>,
-    /// Of all codes of a segment's ids, by its number.
-    segments: Arc<Vec<Option<(u64, u64)>>>,
+    /// By number of the segment.
+    segments: Arc<Vec<Option<Arc<CodeSegment>>>>,
     /// Ids.
     length: usize,
     bytes: usize,
@@ -45,17 +55,28 @@ impl Codes {
 
     /// Of heap, about.
     pub(super) fn bytes(&self) -> u64 {
-        (self.bytes + self.blocks.len() * size_of::<Option<Arc<CodeBlock>>>()) as u64
+        (self.bytes + self.segments.len() * size_of::<Option<Arc<CodeSegment>>>()) as u64
     }
 
     #[inline]
     pub(super) fn block(&self, number: u16) -> Option<&CodeBlock> {
-        self.blocks.get(usize::from(number))?.as_deref()
+        self.segment_of(number)?.blocks.get(usize::from(number) % IN_SEGMENT)?.as_deref()
     }
 
-    /// The least code and the greatest of a segment's ids; `None`: they have none.
-    pub(super) fn segment_bounds(&self, number: u32) -> Option<(u64, u64)> {
-        self.segments.get(number as usize).copied().flatten()
+    /// Of a block's ids.
+    #[inline]
+    pub(super) fn block_span(&self, number: u16) -> Span {
+        self.segment_of(number)?.spans.get(usize::from(number) % IN_SEGMENT).copied().flatten()
+    }
+
+    /// Of a segment's ids.
+    pub(super) fn segment_span(&self, number: u32) -> Span {
+        self.segments.get(number as usize)?.as_deref()?.span
+    }
+
+    #[inline]
+    fn segment_of(&self, block: u16) -> Option<&CodeSegment> {
+        self.segments.get(usize::from(block) / IN_SEGMENT)?.as_deref()
     }
 
     /// `None`: nothing is said of the id.
@@ -73,42 +94,46 @@ impl Codes {
 
     /// Ids ascend, none twice.
     pub(super) fn change(&mut self, mut changes: &[(u32, Option<u64>)]) {
-        let blocks = Arc::make_mut(&mut self.blocks);
         let segments = Arc::make_mut(&mut self.segments);
         let mut entries = Vec::new();
         while let Some((first, _)) = changes.first() {
-            let number = first >> BLOCK_BITS;
-            let (mine, rest) = changes.split_at(changes.partition_point(|(id, _)| id >> BLOCK_BITS == number));
+            let number = first >> SEGMENT_BITS;
+            let (mut mine, rest) = changes.split_at(changes.partition_point(|(id, _)| id >> SEGMENT_BITS == number));
             changes = rest;
             let number = number as usize;
-            if number >= blocks.len() {
-                blocks.resize(number + 1, None);
-            }
-            let Some(place) = blocks.get_mut(number) else { continue };
-            let block = Arc::make_mut(place.get_or_insert_with(|| {
-                self.bytes += size_of::<CodeBlock>();
-                Arc::new(CodeBlock { lanes: [const { None }; LANES], bounds: LaneBounds::NOTHING })
+            segments.resize(segments.len().max(number + 1), None);
+            let Some(place) = segments.get_mut(number) else { continue };
+            let segment = Arc::make_mut(place.get_or_insert_with(|| {
+                self.bytes += size_of::<CodeSegment>();
+                Arc::default()
             }));
-            entries.clear();
-            entries.extend(mine.iter().map(|(id, code)| (*id as u16, *code)));
-            block.change(&entries, &mut self.length, &mut self.bytes);
-            let segment = number / IN_SEGMENT;
-            // Once behind its last block.
-            if changes.first().is_none_or(|(next, _)| (next >> BLOCK_BITS) as usize / IN_SEGMENT != segment) {
-                let of_segment = blocks.iter().skip(segment * IN_SEGMENT).take(IN_SEGMENT).flatten();
-                let bounds = of_segment.filter_map(|block| block.bounds.all());
-                let bounds = bounds.reduce(|(min, max), (low, high)| (min.min(low), max.max(high)));
-                segments.resize(segments.len().max(segment + 1), None);
-                if let Some(place) = segments.get_mut(segment) {
-                    *place = bounds;
-                }
+            while let Some((first, _)) = mine.first() {
+                let number = first >> BLOCK_BITS;
+                let (of_block, rest) = mine.split_at(mine.partition_point(|(id, _)| id >> BLOCK_BITS == number));
+                mine = rest;
+                let n = number as usize % IN_SEGMENT;
+                let (Some(place), Some(span)) = (segment.blocks.get_mut(n), segment.spans.get_mut(n)) else { continue };
+                let block = Arc::make_mut(place.get_or_insert_with(|| {
+                    self.bytes += size_of::<CodeBlock>();
+                    Arc::new(CodeBlock { lanes: [const { None }; LANES], bounds: LaneBounds::NOTHING })
+                }));
+                entries.clear();
+                entries.extend(of_block.iter().map(|(id, code)| (*id as u16, *code)));
+                block.change(&entries, &mut self.length, &mut self.bytes);
+                *span = block.bounds.all();
             }
+            let spans = segment.spans.iter().flatten().copied();
+            segment.span = spans.reduce(|(min, max), (low, high)| (min.min(low), max.max(high)));
         }
     }
 
     /// Everything, ascending by id.
     pub(super) fn all(&self) -> impl Iterator<Item = (u32, Option<u64>)> {
-        let blocks = (0_u32..).zip(self.blocks.iter()).filter_map(|(number, block)| Some((number, block.as_deref()?)));
+        let blocks = self.segments.iter().flat_map(|segment| {
+            let blocks = segment.as_deref().map_or(&[const { None }; IN_SEGMENT], |segment| &segment.blocks);
+            blocks.iter().map(Option::as_deref)
+        });
+        let blocks = (0_u32..).zip(blocks).filter_map(|(number, block)| Some((number, block?)));
         let lanes = blocks.flat_map(|(number, block)| {
             let lanes = (0_u32..).zip(&block.lanes).filter_map(|(n, lane)| Some((n, lane.as_deref()?)));
             lanes.map(move |(n, lane)| (number << BLOCK_BITS | n << (BLOCK_BITS - LANES.ilog2()), lane))
@@ -193,14 +218,15 @@ mod tests {
         for number in 0..4 {
             let of_segment = model.range(number << 20..(number + 1) << 20).filter_map(|(_, code)| *code);
             let bounds = of_segment.clone().min().zip(of_segment.max());
-            assert_eq!(codes.segment_bounds(number), bounds);
+            assert_eq!(codes.segment_span(number), bounds);
         }
-        for number in 0..codes.blocks.len() as u16 {
+        for number in 0..(codes.segments.len() * IN_SEGMENT) as u16 {
             let Some(block) = codes.block(number) else { continue };
             let first = u32::from(number) << BLOCK_BITS;
             let within = |first: u32, ids: u32| model.range(first..first + ids).filter_map(|(_, code)| *code);
             let bounds = |first, ids| Some((within(first, ids).min()?, within(first, ids).max()?));
             assert_eq!(block.bounds().all(), bounds(first, 1 << BLOCK_BITS));
+            assert_eq!(codes.block_span(number), bounds(first, 1 << BLOCK_BITS));
             for n in 0..LANES {
                 let of_lane = first + (n as u32) * 1024;
                 assert_eq!(block.bounds().of(n), bounds(of_lane, 1024));

@@ -103,7 +103,7 @@ impl<'s> ColumnView<'s> {
         let mut whole = self.base_of(*first).map_or(SegmentBounds::NONE, Column::whole_bounds);
         let number = u32::from(*first) >> (SEGMENT_BITS - BLOCK_BITS);
         for layer in [self.active, self.frozen].into_iter().flatten() {
-            whole.inner = widened(whole.inner, layer.segment_bounds(number));
+            whole.inner = widened(whole.inner, layer.segment_span(number));
         }
         if let Some(checkpoint) = self.checkpoint.filter(|_| !self.files.has_taken_in(number)) {
             for block in blocks {
@@ -145,11 +145,11 @@ impl<'s> ColumnView<'s> {
 
     #[inline]
     fn widened(&self, block: u16, mut bounds: BlockBounds) -> Result<BlockBounds> {
-        if self.is_of_base() {
-            return Ok(bounds);
+        for layer in [self.active, self.frozen].into_iter().flatten() {
+            bounds = widened(bounds, layer.block_span(block));
         }
-        for layer in &self.above(block)? {
-            bounds = widened(bounds, layer.bounds().all());
+        if let Some((ids, _)) = self.checkpoint_of(block)? {
+            bounds = widened(bounds, ids.bounds().all());
         }
         Ok(bounds)
     }
@@ -160,13 +160,17 @@ impl<'s> ColumnView<'s> {
         above.extend(
             [self.active, self.frozen].into_iter().flatten().filter_map(|layer| layer.block(block)).map(Said::Layer),
         );
-        if let Some(checkpoint) = self.checkpoint
-            && !self.files.has_taken_in_block(block)
-            && let Some((ids, codes)) = checkpoint.overridden(block)?
-        {
-            above.push(Said::Checkpoint(ids, codes));
-        }
+        above.extend(self.checkpoint_of(block)?.map(|(ids, codes)| Said::Checkpoint(ids, codes)));
         Ok(above)
+    }
+
+    /// What the checkpoint says of a block.
+    #[inline]
+    fn checkpoint_of(&self, block: u16) -> Result<Option<(&'s Overridden, &'s [u64])>> {
+        match self.checkpoint.filter(|_| !self.files.has_taken_in_block(block)) {
+            Some(checkpoint) => checkpoint.overridden(block),
+            None => Ok(None),
+        }
     }
 
     /// The codes of a whole block, decoded (65 536 of them; of ids without a value: anything), layers applied.
@@ -394,6 +398,15 @@ impl<'s> CodeReader<'s> {
                     lane.lane.fetch(id);
                 }
             });
+        }
+    }
+
+    /// The same of ids most of which layers above the base speak of.
+    pub(crate) fn fetch_overridden(&self, ids: &[u16]) {
+        for layer in &self.above {
+            let lanes = || ids.iter().filter_map(|id| Some((layer.lane(lane_of(*id))?, *id)));
+            lanes().for_each(|(lane, id)| lane.lane.fetch_place(id));
+            lanes().for_each(|(lane, id)| lane.fetch(id));
         }
     }
 

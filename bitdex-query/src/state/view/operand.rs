@@ -1,6 +1,9 @@
 //! The set of one term, through all layers.
 
-use std::{cell::Cell, ops::Bound};
+use std::{
+    cell::{Cell, OnceCell},
+    ops::Bound,
+};
 
 use bitdex_proto::{schema::FieldId, value::Value};
 use smallvec::SmallVec;
@@ -29,14 +32,24 @@ thread_local! {
     static ROOM: Cell<BlockBuffer> = Cell::default();
 }
 
+/// A set that the base holds so many times as many ids of as layers in memory have rows is estimated without these.
+const LARGE: u64 = 8;
+
 /// Blocks that a layer in memory changes, ascending; of most terms there are none.
 type Deltas<'s> = Vec<(u16, &'s BlockDelta)>;
 
+/// What the layers in memory change.
+#[derive(Debug)]
+struct InMemory<'s> {
+    frozen: Deltas<'s>,
+    active: Deltas<'s>,
+}
+
 /// The set of one term over the whole index. Holds where it found it in each layer; a segment is asked when one of its
-/// blocks is first asked for.
+/// blocks is first asked for, layers in memory when any block is.
 #[derive(Debug)]
 pub(crate) struct Operand<'s> {
-    files: &'s Files,
+    state: &'s State,
     field: FieldId,
     /// `None`: `Exists`.
     term: Option<Value>,
@@ -47,8 +60,7 @@ pub(crate) struct Operand<'s> {
     /// What the checkpoint says came in, and went out, where it says more than segments have taken in.
     added: Option<Changed<'s>>,
     removed: Option<Changed<'s>>,
-    frozen: Deltas<'s>,
-    active: Deltas<'s>,
+    in_memory: OnceCell<InMemory<'s>>,
     estimate: Cell<Option<u64>>,
 }
 
@@ -88,20 +100,30 @@ impl<'s> Operand<'s> {
             Term::Value(value) => Some(value.to_value()),
         };
         Ok(Self {
-            files,
+            state,
             field,
             known: known.flatten(),
             base: segments.iter().map(|_| Cell::new(Found::NotSought)).collect(),
             added,
             removed,
-            frozen: state.frozen.as_ref().map_or_else(Deltas::new, |frozen| deltas(&frozen.layer, field, &term)),
-            active: deltas(&state.active, field, &term),
+            in_memory: OnceCell::new(),
             term,
             estimate: Cell::new(None),
         })
     }
 
-    /// Number of ids, about: never fewer than there are, exact where no layer above the base changes the set.
+    fn in_memory(&self) -> &InMemory<'s> {
+        self.in_memory.get_or_init(|| {
+            let deltas = |layer| deltas(layer, self.field, &self.term);
+            let frozen = self.state.frozen.as_ref();
+            InMemory {
+                frozen: frozen.map_or_else(Deltas::new, |frozen| deltas(&frozen.layer)),
+                active: deltas(&self.state.active),
+            }
+        })
+    }
+
+    /// Number of ids, about: 0 only where there is none, exact where no layer above the base changes the set.
     pub(crate) fn estimate(&self) -> u64 {
         if let Some(estimate) = self.estimate.get() {
             return estimate;
@@ -127,9 +149,14 @@ impl<'s> Operand<'s> {
             }
         };
         // What went out may never have been in, so it is not taken off.
-        let deltas = self.frozen.iter().chain(&self.active);
-        let added: u64 = deltas.map(|(_, delta)| u64::from(delta.added.len())).sum();
-        base + added + length(self.added.as_ref().map(|added| added.posting))
+        let of_files = base + length(self.added.as_ref().map(|added| added.posting));
+        let rows: usize = self.state.heap_layers().map(|layer| layer.rows.len()).sum();
+        if self.known.is_some() && of_files > LARGE * rows as u64 {
+            return of_files;
+        }
+        let InMemory { frozen, active } = self.in_memory();
+        let added: u64 = frozen.iter().chain(active).map(|(_, delta)| u64::from(delta.added.len())).sum();
+        of_files + added
     }
 
     /// Numbers of the blocks that may not be empty, ascending.
@@ -140,7 +167,8 @@ impl<'s> Operand<'s> {
         };
         let of_base = blocks.len();
         push_blocks(self.added.as_ref().map(|added| added.posting), &mut blocks);
-        let grown = self.frozen.iter().chain(&self.active);
+        let InMemory { frozen, active } = self.in_memory();
+        let grown = frozen.iter().chain(active);
         blocks.extend(grown.filter(|(_, delta)| !delta.added.as_block().is_empty()).map(|(block, _)| *block));
         if blocks.len() > of_base {
             blocks.sort_unstable();
@@ -151,7 +179,7 @@ impl<'s> Operand<'s> {
 
     fn blocks_of_base(&self) -> Vec<u16> {
         let mut blocks = Vec::new();
-        for (position, segment) in self.files.segments().iter().enumerate() {
+        for (position, segment) in self.state.files.segments().iter().enumerate() {
             if let Ok(posting) = self.segment(position) {
                 push_blocks(posting, &mut blocks);
             } else {
@@ -181,7 +209,7 @@ impl<'s> Operand<'s> {
     {
         let base = self.base_block(number)?;
         let mut changes = [Change::NONE; 3];
-        let [checkpoint, frozen, active] = &mut changes;
+        let [checkpoint, of_frozen, of_active] = &mut changes;
         let [added, removed] = self.of_checkpoint(number);
         if let Some(added) = added {
             checkpoint.added = added.posting.block(number)?;
@@ -189,7 +217,8 @@ impl<'s> Operand<'s> {
         if let Some(removed) = removed {
             checkpoint.removed = removed.posting.block(number)?;
         }
-        for (deltas, change) in [(&self.frozen, frozen), (&self.active, active)] {
+        let InMemory { frozen, active } = self.in_memory();
+        for (deltas, change) in [(frozen, of_frozen), (active, of_active)] {
             if let Some(delta) = find(deltas, number) {
                 *change = Change { added: delta.added.as_block(), removed: delta.removed.as_block() };
             }
@@ -211,7 +240,8 @@ impl<'s> Operand<'s> {
 
     /// Whether no layer above the base changes any block.
     pub(crate) fn is_all_of_base(&self) -> bool {
-        self.added.is_none() && self.removed.is_none() && self.frozen.is_empty() && self.active.is_empty()
+        let InMemory { frozen, active } = self.in_memory();
+        self.added.is_none() && self.removed.is_none() && frozen.is_empty() && active.is_empty()
     }
 
     /// Calls `each` with the ids of a block that layers above the base add, some perhaps twice.
@@ -219,7 +249,8 @@ impl<'s> Operand<'s> {
         if let [Some(added), _] = self.of_checkpoint(number) {
             added.posting.block(number)?.for_each(&mut each);
         }
-        for delta in [&self.frozen, &self.active].into_iter().filter_map(|deltas| find(deltas, number)) {
+        let InMemory { frozen, active } = self.in_memory();
+        for delta in [frozen, active].into_iter().filter_map(|deltas| find(deltas, number)) {
             delta.added.as_block().for_each(&mut each);
         }
         Ok(())
@@ -238,7 +269,8 @@ impl<'s> Operand<'s> {
     /// Room for what layers above the base make of a block; `None` where none of them changes it.
     fn kept(&self, number: u16) -> Option<&'s Kept> {
         let kept = |changed: &Changed<'s>| changed.kept.get(changed.posting.position(number)?);
-        match find(&self.active, number).or_else(|| find(&self.frozen, number)) {
+        let InMemory { frozen, active } = self.in_memory();
+        match find(active, number).or_else(|| find(frozen, number)) {
             Some(delta) => Some(&delta.merged),
             None => self.of_checkpoint(number).into_iter().flatten().find_map(kept),
         }
@@ -246,7 +278,7 @@ impl<'s> Operand<'s> {
 
     /// What the checkpoint says came in, and went out, of a block whose segment has not taken that in.
     fn of_checkpoint(&self, number: u16) -> [Option<&Changed<'s>>; 2] {
-        match self.added.is_none() && self.removed.is_none() || self.files.has_taken_in_block(number) {
+        match self.added.is_none() && self.removed.is_none() || self.state.files.has_taken_in_block(number) {
             true => [None, None],
             false => [self.added.as_ref(), self.removed.as_ref()],
         }
@@ -262,7 +294,8 @@ impl<'s> Operand<'s> {
                 }
             }
         }
-        for delta in [&self.active, &self.frozen].into_iter().filter_map(|deltas| find(deltas, number)) {
+        let InMemory { frozen, active } = self.in_memory();
+        for delta in [active, frozen].into_iter().filter_map(|deltas| find(deltas, number)) {
             if delta.added.as_block().contains(id) {
                 return Ok(true);
             }
@@ -292,7 +325,7 @@ impl<'s> Operand<'s> {
     }
 
     fn base(&self, block: u16) -> Result<Option<Posting<'s>>> {
-        match self.files.position_of_block(block) {
+        match self.state.files.position_of_block(block) {
             Some(position) => self.segment(position),
             None => Ok(None),
         }
@@ -304,7 +337,7 @@ impl<'s> Operand<'s> {
         if self.base.iter().all(|cell| !matches!(cell.get(), Found::NotSought)) {
             return;
         }
-        let files = self.files.segments().iter().map(|segment| segment.postings(self.field));
+        let files = self.state.files.segments().iter().map(|segment| segment.postings(self.field));
         let found = match (self.known, &self.term) {
             (Some(known), _) => {
                 let positions = known.positions.iter().map(|position| position.map(|position| position as usize));
@@ -325,7 +358,7 @@ impl<'s> Operand<'s> {
             Found::Nothing => Ok(None),
             Found::Set(posting) => Ok(Some(posting)),
             Found::NotSought => {
-                let Some(segment) = self.files.segments().get(position) else { return Ok(None) };
+                let Some(segment) = self.state.files.segments().get(position) else { return Ok(None) };
                 let posting = match self.known {
                     Some(known) => match (segment.postings(self.field), known.positions.get(position)) {
                         (Some(postings), Some(Some(at))) => Some(postings.set_at(*at as usize)?),
