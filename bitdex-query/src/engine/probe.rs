@@ -267,22 +267,18 @@ fn compile<'s>(
         }
         match &child.node {
             Node::Nothing => return Ok(false),
-            Node::Term(operand) => match operand.plain_block(number)? {
-                Some(Block::Empty) => return Ok(false),
-                Some(block) => steps.push(Step::Must(block)),
-                None => steps.push(Step::Positive(n)),
+            Node::Term(operand) => match must(operand.plain_block(number)?, n) {
+                Some(step) => steps.push(step),
+                None => return Ok(false),
             },
             Node::Valued(valued) if valued.is_all(number) => {}
-            Node::Valued(valued) => match valued.operand.plain_block(number)? {
-                Some(Block::Empty) => return Ok(false),
-                Some(block) => steps.push(Step::Must(block)),
-                None => steps.push(Step::Positive(n)),
+            Node::Valued(valued) => match must(valued.operand.plain_block(number)?, n) {
+                Some(step) => steps.push(step),
+                None => return Ok(false),
             },
-            Node::Named(named) => match named.plain_block(number, pool)? {
-                Some(Block::Empty) => return Ok(false),
-                Some(block) => steps.push(Step::Must(block)),
+            Node::Named(named) => match must(named.plain_block(number, pool)?, n) {
                 // What layers in memory say of it, and what is not kept of it, lies with its parts.
-                None => {
+                Some(Step::Positive(_)) => {
                     let first = steps.len();
                     if !compile(named.parts()?, number, (None, None), steps, pool)? {
                         return Ok(false);
@@ -293,6 +289,8 @@ fn compile<'s>(
                         steps.push(Step::Positive(n));
                     }
                 }
+                Some(step) => steps.push(step),
+                None => return Ok(false),
             },
             Node::Union(union) => {
                 let first = steps.len();
@@ -349,6 +347,15 @@ fn compile<'s>(
         }
     }
     Ok(true)
+}
+
+/// The test by the block of the positive at a place; `None`: none of its ids passes.
+fn must(block: Option<Block<'_>>, positive: u32) -> Option<Step<'_>> {
+    match block {
+        Some(Block::Empty) => None,
+        Some(block) => Some(Step::Must(block)),
+        None => Some(Step::Positive(positive)),
+    }
 }
 
 /// Calls `each` with the pairs whose ids pass, until it answers false. Whether it never did.
