@@ -267,18 +267,20 @@ fn compile<'s>(
         }
         match &child.node {
             Node::Nothing => return Ok(false),
-            Node::Term(operand) => match must(operand.plain_block(number)?, n) {
+            Node::Term(operand) => match positive(operand.plain_block(number)?, n) {
                 Some(step) => steps.push(step),
                 None => return Ok(false),
             },
             Node::Valued(valued) if valued.is_all(number) => {}
-            Node::Valued(valued) => match must(valued.operand.plain_block(number)?, n) {
+            Node::Valued(valued) => match positive(valued.operand.plain_block(number)?, n) {
                 Some(step) => steps.push(step),
                 None => return Ok(false),
             },
-            Node::Named(named) => match must(named.plain_block(number, pool)?, n) {
+            Node::Named(named) => match named.plain_block(number, pool)? {
+                Some(Block::Empty) => return Ok(false),
+                Some(block) => steps.push(Step::Must(block)),
                 // What layers in memory say of it, and what is not kept of it, lies with its parts.
-                Some(Step::Positive(_)) => {
+                None => {
                     let first = steps.len();
                     if !compile(named.parts()?, number, (None, None), steps, pool)? {
                         return Ok(false);
@@ -289,8 +291,6 @@ fn compile<'s>(
                         steps.push(Step::Positive(n));
                     }
                 }
-                Some(step) => steps.push(step),
-                None => return Ok(false),
             },
             Node::Union(union) => {
                 let first = steps.len();
@@ -349,12 +349,12 @@ fn compile<'s>(
     Ok(true)
 }
 
-/// The test by the block of the positive at a place; `None`: none of its ids passes.
-fn must(block: Option<Block<'_>>, positive: u32) -> Option<Step<'_>> {
+/// The test of the positive at a place, by its block where that lies somewhere; `None`: no id passes.
+fn positive(block: Option<Block<'_>>, place: u32) -> Option<Step<'_>> {
     match block {
         Some(Block::Empty) => None,
         Some(block) => Some(Step::Must(block)),
-        None => Some(Step::Positive(positive)),
+        None => Some(Step::Positive(place)),
     }
 }
 

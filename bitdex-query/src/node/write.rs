@@ -36,7 +36,7 @@ use crate::{
     state::{Decoded, Files, State, Unsettled},
     store::{
         manifest::Manifest,
-        policy::{Decision, Ingestion, Situation, decide},
+        policy::{Decision, Ingestion, Situation, decide, gives_way},
     },
 };
 
@@ -48,11 +48,6 @@ pub(super) const TICK: Duration = Duration::from_millis(20);
 const CHEAP_BYTES: u64 = 8 << 20;
 /// And to take no longer: ingestion waits for it.
 const CHEAP_TIME: Duration = Duration::from_millis(50);
-/// So often in a row compaction gives way to a flush; then the flush waits,
-const GIVES_WAY: u32 = 3;
-/// and where memory is short only after so often: ingestion waits with it, but without compaction each checkpoint would be
-/// larger than the last, and take longer.
-const GIVES_WAY_IN_NEED: u32 = 8;
 /// After a failure in the background, before it is tried again.
 const RETRY: Duration = Duration::from_secs(1);
 /// The same for a compaction, which may write gigabytes until it fails again.
@@ -253,6 +248,7 @@ impl Writing {
                     }
                     Err(Failure::Cancelled) => self.broken_off += 1,
                     Err(Failure::Again(error)) => {
+                        self.broken_off = 0;
                         // What is damaged stays so until the files change.
                         let passes = !matches!(error.cause(), Cause::Damaged { .. });
                         self.compactable = passes.then(|| Instant::now() + COMPACT_AGAIN);
@@ -565,15 +561,12 @@ impl Writing {
         Ok(())
     }
 
-    /// Before a flush. Were it broken off each time, steady flushes would never let it come to an end.
+    /// Before a flush.
     fn break_off_compaction(&self, worker: &Worker) {
         let Some(compaction) = &self.compaction else { return };
-        let most = match self.decide(worker, false).ingestion {
-            _ if self.ending.is_some() => u32::MAX,
-            Ingestion::Free => GIVES_WAY,
-            Ingestion::Slowed(_) | Ingestion::Waits => GIVES_WAY_IN_NEED,
-        };
-        if self.broken_off < most {
+        // A load replaces what it rewrites.
+        let is_in_vain = self.ending.is_some() || worker.state.is_loading();
+        if is_in_vain || gives_way(self.decide(worker, false).ingestion, self.broken_off) {
             compaction.cancel();
         }
     }

@@ -277,11 +277,17 @@ impl Entry for Moved {
 pub(crate) struct LayerSets {
     sets: Sorted<Entries<SetEntry>>,
     moved: Sorted<Entries<Moved>>,
+    put: u64,
 }
 
 impl LayerSets {
     pub(crate) fn is_empty(&self) -> bool {
         self.sets.is_empty()
+    }
+
+    /// How many ids were put into sets, one after the other: none has gained more.
+    pub(crate) fn put(&self) -> u64 {
+        self.put
     }
 
     /// Number of blocks of sets that are changed.
@@ -311,6 +317,7 @@ impl LayerSets {
             ids.sort_unstable();
             ids.dedup();
         }
+        self.put += changes.iter().map(|change| change.put.len() as u64).sum::<u64>();
         self.moved.change(&moved);
         self.sets.change(changes);
     }

@@ -11,6 +11,10 @@ use crate::state::Unflushed;
 
 /// So many times as long as a flush took, none is begun after it.
 const REST: u32 = 4;
+/// So often in a row compaction gives way to a flush; then the flush waits,
+const GIVES_WAY: u32 = 3;
+/// and where ingestion waits for the flush, only after so often.
+const GIVES_WAY_IN_NEED: u32 = 8;
 /// The longest pause before a group of records, short of waiting for the flush.
 const LONGEST_PAUSE: Duration = Duration::from_millis(20);
 
@@ -83,6 +87,12 @@ pub fn decide(settings: &Settings, now: &Situation) -> Decision {
     Decision { flush: !now.flushing && is_due(settings, now), ingestion: ingestion(settings.memory, held) }
 }
 
+/// Whether a compaction is broken off for a flush that is due, when it was so many `times` in a row. Were it broken off
+/// each time, it would never come to an end under steady flushes, and each checkpoint would be larger than the last.
+pub fn gives_way(ingestion: Ingestion, times: u32) -> bool {
+    times < if ingestion == Ingestion::Waits { GIVES_WAY_IN_NEED } else { GIVES_WAY }
+}
+
 fn is_due(settings: &Settings, now: &Situation) -> bool {
     let Unflushed { rows, bytes } = now.unflushed;
     let changed = rows > 0 || bytes > 0;
@@ -142,6 +152,14 @@ mod tests {
         assert!(flushes(Situation { age: secs(60), ..with(1, 1) }));
         assert!(!flushes(Situation { log_bytes: 4999, ..with(1, 1) }));
         assert!(flushes(Situation { log_bytes: 5000, ..with(1, 1) }));
+    }
+
+    #[test]
+    fn compaction_gives_way_to_flushes_but_not_for_ever() {
+        let times = |ingestion| (0..).find(|times| !gives_way(ingestion, *times));
+        assert_eq!(times(Ingestion::Free), Some(3));
+        assert_eq!(times(Ingestion::Slowed(secs(1))), Some(3));
+        assert_eq!(times(Ingestion::Waits), Some(8));
     }
 
     #[test]

@@ -423,18 +423,10 @@ async fn what_others_do_to_loaded_rows_while_the_base_is_built_is_kept() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn compaction_comes_to_an_end_however_often_there_is_something_to_flush() {
-    compacts_beside(often(1)).await;
-}
-
-#[tokio::test(flavor = "multi_thread")]
-async fn compaction_comes_to_an_end_where_ingestion_waits_for_every_flush() {
-    compacts_beside(policy::Settings { memory: 1, ..often(u64::MAX) }).await;
-}
-
-/// Each batch is flushed, and another one waits already.
-async fn compacts_beside(flush: policy::Settings) {
+    // Each batch is flushed, and another one waits already.
     let folder = tempfile::tempdir().unwrap();
-    let node = Node::open(NodeOptions { compact_fraction: 0.0, flush, ..options(folder.path()) }).await.unwrap();
+    let node =
+        Node::open(NodeOptions { compact_fraction: 0.0, flush: often(1), ..options(folder.path()) }).await.unwrap();
     make_ready(&node.writer().unwrap(), "c").await;
     let ended = Arc::<AtomicBool>::default();
     let feeds = ["a", "b"].map(|source| {

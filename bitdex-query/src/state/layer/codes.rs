@@ -220,7 +220,7 @@ mod tests {
             let bounds = of_segment.clone().min().zip(of_segment.max());
             assert_eq!(codes.segment_span(number), bounds);
         }
-        for number in 0..(codes.segments.len() * IN_SEGMENT) as u16 {
+        for number in (0..codes.segments.len() * IN_SEGMENT).map(|number| number as u16) {
             let Some(block) = codes.block(number) else { continue };
             let first = u32::from(number) << BLOCK_BITS;
             let within = |first: u32, ids: u32| model.range(first..first + ids).filter_map(|(_, code)| *code);

@@ -32,9 +32,6 @@ thread_local! {
     static ROOM: Cell<BlockBuffer> = Cell::default();
 }
 
-/// A set that the base holds so many times as many ids of as layers in memory have rows is estimated without these.
-const LARGE: u64 = 8;
-
 /// Blocks that a layer in memory changes, ascending; of most terms there are none.
 type Deltas<'s> = Vec<(u16, &'s BlockDelta)>;
 
@@ -46,7 +43,7 @@ struct InMemory<'s> {
 }
 
 /// The set of one term over the whole index. Holds where it found it in each layer; a segment is asked when one of its
-/// blocks is first asked for, layers in memory when any block is.
+/// blocks is first asked for, layers in memory when what they say of any block is.
 #[derive(Debug)]
 pub(crate) struct Operand<'s> {
     state: &'s State,
@@ -123,7 +120,7 @@ impl<'s> Operand<'s> {
         })
     }
 
-    /// Number of ids, about: 0 only where there is none, exact where no layer above the base changes the set.
+    /// Number of ids, about: at least half of them, exact where no layer above the base changes the set.
     pub(crate) fn estimate(&self) -> u64 {
         if let Some(estimate) = self.estimate.get() {
             return estimate;
@@ -150,8 +147,9 @@ impl<'s> Operand<'s> {
         };
         // What went out may never have been in, so it is not taken off.
         let of_files = base + length(self.added.as_ref().map(|added| added.posting));
-        let rows: usize = self.state.heap_layers().map(|layer| layer.rows.len()).sum();
-        if self.known.is_some() && of_files > LARGE * rows as u64 {
+        // What layers in memory add is not looked up where it cannot be more than that.
+        let put: u64 = self.state.heap_layers().map(|layer| layer.sets.put()).sum();
+        if self.known.is_some() && of_files > put {
             return of_files;
         }
         let InMemory { frozen, active } = self.in_memory();
