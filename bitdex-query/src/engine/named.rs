@@ -158,8 +158,7 @@ impl<'s> NamedSet<'s> {
     }
 
     fn is_touched(&self, number: u16) -> bool {
-        let touched = self.touched.get_or_init(|| touched(self.state, self.named));
-        !touched.is_empty() && touched.binary_search(&number).is_ok()
+        self.touched.get_or_init(|| touched(self.state, self.named)).binary_search(&number).is_ok()
     }
 
     pub(super) fn name(&self) -> &'s str {

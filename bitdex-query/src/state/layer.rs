@@ -277,7 +277,8 @@ impl Entry for Moved {
 pub(crate) struct LayerSets {
     sets: Sorted<Entries<SetEntry>>,
     moved: Sorted<Entries<Moved>>,
-    put: u64,
+    /// See [`LayerSets::put`].
+    put: Vec<u64>,
 }
 
 impl LayerSets {
@@ -285,9 +286,9 @@ impl LayerSets {
         self.sets.is_empty()
     }
 
-    /// How many ids were put into sets, one after the other: none has gained more.
-    pub(crate) fn put(&self) -> u64 {
-        self.put
+    /// How many ids were put into sets of a field, one after the other: none of them has gained more.
+    pub(crate) fn put(&self, field: FieldId) -> u64 {
+        self.put.get(field).copied().unwrap_or(0)
     }
 
     /// Number of blocks of sets that are changed.
@@ -317,7 +318,11 @@ impl LayerSets {
             ids.sort_unstable();
             ids.dedup();
         }
-        self.put += changes.iter().map(|change| change.put.len() as u64).sum::<u64>();
+        for change in changes {
+            let field = change.key.field;
+            self.put.resize(self.put.len().max(field + 1), 0);
+            self.put.get_mut(field).into_iter().for_each(|put| *put += change.put.len() as u64);
+        }
         self.moved.change(&moved);
         self.sets.change(changes);
     }

@@ -32,6 +32,10 @@ thread_local! {
     static ROOM: Cell<BlockBuffer> = Cell::default();
 }
 
+/// Where files hold more than so many times as many ids as layers in memory can have added, it is not looked up how many
+/// these did add.
+const LARGE: u64 = 8;
+
 /// Blocks that a layer in memory changes, ascending; of most terms there are none.
 type Deltas<'s> = Vec<(u16, &'s BlockDelta)>;
 
@@ -120,7 +124,7 @@ impl<'s> Operand<'s> {
         })
     }
 
-    /// Number of ids, about: at least half of them, exact where no layer above the base changes the set.
+    /// Number of ids, about: never fewer than there are, exact where no layer above the base changes sets of the field.
     pub(crate) fn estimate(&self) -> u64 {
         if let Some(estimate) = self.estimate.get() {
             return estimate;
@@ -147,10 +151,9 @@ impl<'s> Operand<'s> {
         };
         // What went out may never have been in, so it is not taken off.
         let of_files = base + length(self.added.as_ref().map(|added| added.posting));
-        // What layers in memory add is not looked up where it cannot be more than that.
-        let put: u64 = self.state.heap_layers().map(|layer| layer.sets.put()).sum();
-        if self.known.is_some() && of_files > put {
-            return of_files;
+        let put: u64 = self.state.heap_layers().map(|layer| layer.sets.put(self.field)).sum();
+        if self.known.is_some() && of_files > LARGE * put {
+            return of_files + put;
         }
         let InMemory { frozen, active } = self.in_memory();
         let added: u64 = frozen.iter().chain(active).map(|(_, delta)| u64::from(delta.added.len())).sum();

@@ -49,8 +49,7 @@ fn set(state: &State, field: FieldId, term: Term<'_>) -> BTreeSet<u32> {
         assert!(block.is_empty() || blocks.contains(&number));
         all.extend(block.into_iter().map(|id| u32::from(number) << BLOCK_BITS | u32::from(id)));
     }
-    // What layers in memory add is left out of account where files hold more.
-    assert!(operand.estimate() * 2 >= all.len() as u64);
+    assert!(operand.estimate() >= all.len() as u64);
     if !state.heap_layers().any(|layer| !layer.sets.is_empty()) && state.files.checkpoint().is_none() {
         assert_eq!(operand.estimate(), all.len() as u64);
     }
