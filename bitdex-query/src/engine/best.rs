@@ -12,6 +12,9 @@ thread_local! {
 
 /// Ranks for which room is kept.
 const KEPT: usize = 1 << 14;
+/// Ranks are nearly in order where each has to pass so many others, on average. Those of ids that come in the order of
+/// their blocks are where codes follow ids.
+const NEARLY: usize = 4;
 
 #[derive(Debug)]
 pub(super) struct Best<'q, 's> {
@@ -160,8 +163,10 @@ impl<'q, 's> Best<'q, 's> {
         let Some(last) = self.want.checked_sub(1) else { return };
         match &mut self.rows {
             Rows::Plain(rows) if rows.len() > last => {
-                let (_, rank, _) = rows.select_nth_unstable(last);
-                self.threshold = Some(*rank);
+                if !insert(rows) {
+                    rows.select_nth_unstable(last);
+                }
+                self.threshold = rows.get(last).copied();
                 rows.truncate(self.want);
             }
             Rows::Keyed(rows) if rows.len() > last => {
@@ -180,7 +185,9 @@ impl<'q, 's> Best<'q, 's> {
         let (want, descending, sorter) = (self.want, self.descending, self.sorter);
         match self.rows {
             Rows::Plain(mut rows) => {
-                rows.sort_unstable();
+                if !insert(&mut rows) {
+                    rows.sort_unstable();
+                }
                 let ids = rows.iter().take(want).map(|rank| rank.id(descending)).collect();
                 rows.clear();
                 rows.shrink_to(KEPT);
@@ -193,4 +200,23 @@ impl<'q, 's> Best<'q, 's> {
             }
         }
     }
+}
+
+/// Sorts what is nearly in order; false where it is not, and is not sorted then.
+fn insert(rows: &mut [Rank]) -> bool {
+    let mut passed = 0;
+    for n in 1..rows.len() {
+        let rank = rows[n];
+        let mut at = n;
+        while at > 0 && rank < rows[at - 1] {
+            rows[at] = rows[at - 1];
+            at -= 1;
+        }
+        rows[at] = rank;
+        passed += n - at;
+        if passed > (n + NEARLY * NEARLY) * NEARLY {
+            return false;
+        }
+    }
+    true
 }

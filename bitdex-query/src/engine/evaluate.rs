@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Pool {
     buffers: Vec<BlockBuffer>,
     sets: Vec<Set>,
-    pairs: Vec<(u64, u32)>,
+    ids: Vec<u32>,
     /// Of blocks that are to be visited: the first code, and the number in place of an id.
     visits: Vec<Rank>,
 }
@@ -36,7 +36,7 @@ pub(super) struct Pool {
 thread_local! {
     /// What the last query of this thread left.
     static LEFT: Cell<Pool> =
-        const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), pairs: Vec::new(), visits: Vec::new() }) };
+        const { Cell::new(Pool { buffers: Vec::new(), sets: Vec::new(), ids: Vec::new(), visits: Vec::new() }) };
 }
 
 /// So many ids of a block are counted one by one.
@@ -76,8 +76,8 @@ impl Pool {
         self.buffers.push(buffer);
     }
 
-    pub(super) fn pairs(&mut self) -> Vec<(u64, u32)> {
-        std::mem::take(&mut self.pairs)
+    pub(super) fn ids(&mut self) -> Vec<u32> {
+        std::mem::take(&mut self.ids)
     }
 
     pub(super) fn visits(&mut self) -> Vec<Rank> {
@@ -89,9 +89,9 @@ impl Pool {
         self.visits = visits;
     }
 
-    pub(super) fn put_pairs(&mut self, mut pairs: Vec<(u64, u32)>) {
-        pairs.clear();
-        self.pairs = pairs;
+    pub(super) fn put_ids(&mut self, mut ids: Vec<u32>) {
+        ids.clear();
+        self.ids = ids;
     }
 }
 

@@ -296,7 +296,9 @@ pub(super) fn push_listed<'s>(
     let passing =
         Codes { first: passing.first.max(first), last: passing.last.min(last), missing: passing.missing && missing };
     watch::block()?;
-    for within in listed.ids.iter().copied() {
+    let (mut ids, descends) = (listed.ids.iter().copied(), best.descends());
+    // In the order of their rows, where codes follow ids: so they need hardly be sorted.
+    while let Some(within) = if descends { ids.next_back() } else { ids.next() } {
         let code = codes.get(within);
         if passing.pass(code) && listed.passes(matcher, within)? {
             let id = id_of(number, within);

@@ -99,25 +99,25 @@ impl<'s> Probes<'s> {
         }
     }
 
-    /// Calls `each` with those of some (code, id) of one block that pass, until it answers false. Whether it never did.
+    /// Calls `each` with those of some ids of one block that pass, until it answers false. Whether it never did.
     pub(super) fn each_passing(
         &mut self,
         matcher: &mut Matcher<'s>,
-        pairs: &[(u64, u32)],
-        mut each: impl FnMut(&Matcher<'s>, (u64, u32)) -> Result<bool>,
+        ids: &[u32],
+        mut each: impl FnMut(&Matcher<'s>, u32) -> Result<bool>,
     ) -> Result<bool> {
-        for some in pairs.chunks(TESTS.into()) {
-            let Some((_, first)) = some.first() else { continue };
+        for some in ids.chunks(TESTS.into()) {
+            let Some(first) = some.first() else { continue };
             let tests = self.of_block(matcher, block_of(*first), some.len() as u16)?;
             let root = &matcher.root;
             let more = match tests {
                 Tests::None => true,
-                Tests::Set(set) => each_of(some, |id| Ok(set.contains(within_block(id))), |pair| each(matcher, pair))?,
-                Tests::Cells(cells) => each_of(some, |id| by_cell(cells, root, id), |pair| each(matcher, pair))?,
+                Tests::Set(set) => each_of(some, |id| Ok(set.contains(within_block(id))), |id| each(matcher, id))?,
+                Tests::Cells(cells) => each_of(some, |id| by_cell(cells, root, id), |id| each(matcher, id))?,
                 Tests::Steps(steps, cells) => {
-                    each_of(some, |id| passes(steps, cells, root, id), |pair| each(matcher, pair))?
+                    each_of(some, |id| passes(steps, cells, root, id), |id| each(matcher, id))?
                 }
-                Tests::Traced => each_of(some, |id| matcher.contains(id), |pair| each(matcher, pair))?,
+                Tests::Traced => each_of(some, |id| matcher.contains(id), |id| each(matcher, id))?,
             };
             if !more {
                 return Ok(false);
@@ -358,15 +358,15 @@ fn positive(block: Option<Block<'_>>, place: u32) -> Option<Step<'_>> {
     }
 }
 
-/// Calls `each` with the pairs whose ids pass, until it answers false. Whether it never did.
+/// Calls `each` with the ids that pass, until it answers false. Whether it never did.
 #[inline]
 fn each_of(
-    pairs: &[(u64, u32)],
+    ids: &[u32],
     passes: impl Fn(u32) -> Result<bool>,
-    mut each: impl FnMut((u64, u32)) -> Result<bool>,
+    mut each: impl FnMut(u32) -> Result<bool>,
 ) -> Result<bool> {
-    for pair in pairs {
-        if passes(pair.1)? && !each(*pair)? {
+    for id in ids {
+        if passes(*id)? && !each(*id)? {
             return Ok(false);
         }
     }

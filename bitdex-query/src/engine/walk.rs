@@ -4,6 +4,7 @@ use super::{
     best::Best,
     evaluate::{Matcher, block_of, id_of},
     hidden::Hidden,
+    order::After,
     plan::Asked,
     probe::Probes,
     set::each_id,
@@ -77,57 +78,51 @@ impl<'s> Walk<'_, 's> {
             _ => 0,
         };
         let mut walk = self.column.walk(descending, Some((start, id)))?;
-        let behind = |code: u64, id: u32| match (self.asked.after, after_code) {
-            (Some(after), Some(of)) if code == of => {
-                if descending {
-                    id < after.id()
-                } else {
-                    id > after.id()
-                }
-            }
-            _ => true,
-        };
         let mut probes = Probes::default();
         let mut hidden = Hidden::default();
         let mut group: Option<(u64, Best<'_, '_>)> = None;
-        let mut pairs = matcher.pool.pairs();
+        let mut ids = matcher.pool.ids();
         let (mut steps, mut chunk, mut ended) = (0, FIRST, false);
+        // The cursor's own row, with which the walk begins where it still stands there.
+        let mut own = self.asked.after.filter(|_| plain && after_code == Some(start)).map(After::id);
         'walk: while steps < self.steps {
-            pairs.clear();
-            walk.run(chunk, &mut pairs)?;
-            steps += pairs.len();
+            ids.clear();
+            walk.run(chunk, &mut ids)?;
+            steps += ids.len();
             chunk = (chunk * 2).min(MOST);
             // Until the walk goes on.
             ended = true;
-            if pairs.is_empty() {
-                break;
+            let Some(first) = ids.first() else { break };
+            if own.take() == Some(*first) && self.column.get(*first)? == Some(start) {
+                ids.remove(0);
             }
             if plain {
-                let within = pairs.partition_point(|(code, _)| if descending { *code >= end } else { *code <= end });
-                for run in pairs.get(..within).unwrap_or_default().chunk_by(|a, b| block_of(a.1) == block_of(b.1)) {
+                let within = self.within(&ids, end)?;
+                for run in ids.get(..within).unwrap_or_default().chunk_by(|a, b| block_of(*a) == block_of(*b)) {
                     watch::steps(run.len() as u32)?;
-                    let mut take = |matcher: &Matcher<'s>, (code, id): (u64, u32)| {
-                        if behind(code, id) && !hidden.contains(matcher, id)? {
+                    let mut take = |matcher: &Matcher<'s>, id: u32| {
+                        if !hidden.contains(matcher, id)? {
                             found.push(id);
                         }
                         Ok(found.len() < self.asked.want)
                     };
                     let more = match run {
-                        [pair] => !probes.contains(matcher, pair.1)? || take(matcher, *pair)?,
+                        [id] => !probes.contains(matcher, *id)? || take(matcher, *id)?,
                         run => probes.each_passing(matcher, run, take)?,
                     };
                     if !more {
                         break 'walk;
                     }
                 }
-                if within < pairs.len() {
+                if within < ids.len() {
                     break 'walk;
                 }
                 ended = false;
                 continue;
             }
-            for (code, id) in pairs.iter().copied() {
+            for id in ids.iter().copied() {
                 watch::step()?;
+                let Some(code) = self.column.get(id)? else { continue };
                 if if descending { code < end } else { code > end } {
                     break 'walk;
                 }
@@ -148,11 +143,33 @@ impl<'s> Walk<'_, 's> {
         }
         found.extend(group.map(|(_, best)| best.finish()).unwrap_or_default());
         probes.leave(matcher);
-        matcher.pool.put_pairs(pairs);
+        matcher.pool.put_ids(ids);
         if let Some((trace, _)) = &matcher.trace {
             trace.run(|run| run.walked += steps as u64);
         }
         Ok(ended)
+    }
+
+    /// How many of some ids, in the order of the walk, have codes up to `end`.
+    fn within(self, ids: &[u32], end: u64) -> Result<usize> {
+        let descending = self.asked.sorter.first_descends();
+        if end == if descending { 0 } else { u64::MAX } {
+            return Ok(ids.len());
+        }
+        let is_behind =
+            |id: u32| Ok(self.column.get(id)?.is_none_or(|code| if descending { code < end } else { code > end }));
+        let (mut from, mut to) = (0, ids.len());
+        // Most end behind all of them.
+        let mut at = ids.len().saturating_sub(1);
+        while let Some(id) = ids.get(at).filter(|_| from < to) {
+            if is_behind(*id)? {
+                to = at
+            } else {
+                from = at + 1
+            }
+            at = from.midpoint(to);
+        }
+        Ok(from)
     }
 
     /// The rows without a value, which come last. The filter of `matcher` lets no others through.

@@ -384,24 +384,17 @@ impl Column {
     /// (code, id) at these ranks, appended.
     pub fn ranked_pairs(&self, ranks: Range<usize>, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
         let bytes = self.ranked_bytes(ranks)?;
-        // Where the order follows the ids, many in a row are of one block.
-        let mut last = None;
-        let mut near: Option<(u16, BlockReader<'_>)> = None;
+        let mut near = self.near();
         for bytes in bytes.as_chunks::<3>().0 {
             let id = self.id(*bytes);
-            let block = (id >> 16) as u16;
-            let code = match &near {
-                Some((of, codes)) if *of == block => codes.get(id as u16),
-                _ if last == Some(block) => {
-                    let (_, codes) = near.insert((block, self.reader(block)?));
-                    codes.get(id as u16)
-                }
-                _ => self.get(id)?,
-            };
-            last = Some(block);
-            pairs.extend(code.map(|code| (code, id)));
+            pairs.extend(near.get(id)?.map(|code| (code, id)));
         }
         Ok(())
+    }
+
+    /// For the codes of ids many of which, one behind the other, are of one block.
+    pub fn near(&self) -> Near<'_> {
+        Near { column: self, last: None, block: None }
     }
 
     /// The ids at these ranks in the ascending order of (code, id): 3 bytes each, see [`Column::id`].
@@ -576,6 +569,32 @@ impl<'a> Codes<'a> {
             }
         }
         low
+    }
+}
+
+/// See [`Column::near`].
+#[derive(Debug)]
+pub struct Near<'a> {
+    column: &'a Column,
+    /// Block of the last id.
+    last: Option<u16>,
+    block: Option<(u16, BlockReader<'a>)>,
+}
+
+impl Near<'_> {
+    pub fn get(&mut self, id: u32) -> Result<Option<u64>> {
+        let block = (id >> 16) as u16;
+        let code = match &self.block {
+            Some((of, codes)) if *of == block => codes.get(id as u16),
+            // Of a block that only one id is of, nothing but its code is needed.
+            _ if self.last == Some(block) => {
+                let (_, codes) = self.block.insert((block, self.column.reader(block)?));
+                codes.get(id as u16)
+            }
+            _ => self.column.get(id)?,
+        };
+        self.last = Some(block);
+        Ok(code)
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod block;
 mod codes;
+mod ranks;
 mod rows;
 
 use std::{
@@ -15,9 +16,10 @@ use bitdex_proto::{ops::Op, schema::FieldId, value::Value};
 pub(crate) use self::{
     block::BlockDelta,
     codes::CodeBlock,
+    ranks::Order,
     rows::{RowChunk, RowEntry},
 };
-use self::{block::BlockSet, codes::Codes};
+use self::{block::BlockSet, codes::Codes, ranks::RankChunk};
 use super::sorted::{Entries, Entry, Sorted};
 use crate::{build::staging::Staging, segment::sets::Block};
 
@@ -71,37 +73,14 @@ impl Entry for SetEntry {
     }
 }
 
-/// An id behind its code.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Ranked((u64, u32));
-
-impl Entry for Ranked {
-    type Key = (u64, u32);
-    /// Whether it is there.
-    type Change<'c> = ((u64, u32), bool);
-    const CHUNK: usize = 128;
-
-    fn key(&self) -> &(u64, u32) {
-        &self.0
-    }
-
-    fn key_of(change: &((u64, u32), bool)) -> &(u64, u32) {
-        &change.0
-    }
-
-    fn changed(_: Option<&Self>, (key, present): &((u64, u32), bool)) -> Option<Self> {
-        present.then_some(Self(*key))
-    }
-}
-
 /// Overrides of one column: by id, and the ids that have a code in the order of (code, id).
 #[derive(Debug, Clone, Default)]
 pub(crate) struct LayerColumn {
     codes: Codes,
-    order: Sorted<Entries<Ranked>>,
+    order: Sorted<RankChunk>,
     /// Of a column that follows `visible_at`, those whose code there is not known to be as great; see
     /// [`LayerColumn::compare`].
-    ahead: Sorted<Entries<Ranked>>,
+    ahead: Sorted<RankChunk>,
 }
 
 impl LayerColumn {
@@ -145,7 +124,7 @@ impl LayerColumn {
 
     /// Ids with codes, by (code, id).
     pub(crate) fn order(&self, bounds: impl RangeBounds<(u64, u32)>) -> Order<'_> {
-        Order(self.order.range(bounds.start_bound(), bounds.end_bound()))
+        self.order.order(bounds)
     }
 
     /// Number of ids that it says something of.
@@ -155,14 +134,7 @@ impl LayerColumn {
 
     /// A code that about this many ids reach, if there are more.
     pub(crate) fn reached_by(&self, ids: usize) -> Option<u64> {
-        if self.order.len() <= ids {
-            return None;
-        }
-        let mut order = Order(self.order.last(ids));
-        let (least, _) = order.next()?;
-        let (most, _) = order.next_back()?;
-        // Any number of others may have the least.
-        Some(if least < most { least + 1 } else { least })
+        self.order.reached_by(ids)
     }
 
     /// Sets codes; ids ascend, none twice.
@@ -203,40 +175,11 @@ impl LayerColumn {
 
     /// See [`LayerColumn::compare`]: those with this code or a greater one.
     pub(crate) fn ahead(&self, from: u64) -> Order<'_> {
-        Order(self.ahead.range(Bound::Included(&(from, 0)), Bound::Unbounded))
+        self.ahead.order((from, 0)..)
     }
 
     fn bytes(&self) -> u64 {
         self.codes.bytes() + self.order.bytes() + self.ahead.bytes()
-    }
-}
-
-/// See [`LayerColumn::order`].
-#[derive(Debug, Clone)]
-pub(crate) struct Order<'s>(super::sorted::Range<'s, Entries<Ranked>>);
-
-impl Order<'_> {
-    /// How many there are, about.
-    pub(crate) fn about(&self) -> usize {
-        self.0.about()
-    }
-}
-
-impl Iterator for Order<'_> {
-    type Item = (u64, u32);
-
-    fn next(&mut self) -> Option<(u64, u32)> {
-        self.0.next().map(|(chunk, at)| chunk.0[at].0)
-    }
-
-    fn fold<B, F: FnMut(B, (u64, u32)) -> B>(self, init: B, mut each: F) -> B {
-        self.0.fold(init, |folded, (chunk, at)| each(folded, chunk.0[at].0))
-    }
-}
-
-impl DoubleEndedIterator for Order<'_> {
-    fn next_back(&mut self) -> Option<(u64, u32)> {
-        self.0.next_back().map(|(chunk, at)| chunk.0[at].0)
     }
 }
 

@@ -1,12 +1,17 @@
 //! A persistent sorted map that is changed in bulk. Entries stand in chunks, chunks in nodes. A clone shares all of
 //! them; a change costs the chunks that it touches, and pointers to the others of their nodes.
 
-use std::{cmp::Ordering, fmt, ops::Bound, sync::Arc};
+use std::{fmt, ops::Bound, sync::Arc};
 
-use crate::mapping::slices::give_way;
+use crate::mapping::{
+    ahead::{fetch, fetch_all},
+    slices::give_way,
+};
 
 /// Chunks of a node.
 const NODE: usize = 64;
+/// So many chunks before one is gone through it is asked where its entries lie, and then, so many before, for these.
+const AHEAD: [usize; 2] = [8, 4];
 
 /// Some entries that follow one another. Never changed, and never empty within a [`Sorted`].
 pub(crate) trait Chunk {
@@ -16,8 +21,7 @@ pub(crate) trait Chunk {
 
     /// Number of entries.
     fn keys(&self) -> usize;
-    /// Ascending.
-    fn key(&self, at: usize) -> &Self::Key;
+    fn first(&self) -> Self::Key;
     /// Where the key is, or belongs.
     fn search(&self, key: &Self::Key) -> Result<usize, usize>;
     fn key_of<'c>(change: &'c Self::Change<'_>) -> &'c Self::Key;
@@ -25,6 +29,8 @@ pub(crate) trait Chunk {
     fn merge(old: Option<&Self>, changes: &[Self::Change<'_>], out: &mut Vec<Self>)
     where
         Self: Sized;
+    /// Asks for what its entries lie in.
+    fn fetch(&self);
     /// Of heap.
     fn bytes(&self) -> usize;
 }
@@ -270,7 +276,7 @@ fn replace<C: Chunk>(
         *length += chunk.keys();
         *bytes += cost(chunk);
     }
-    let mut new = new.into_iter().map(|chunk| Held { first: chunk.key(0).clone(), chunk: Arc::new(chunk) });
+    let mut new = new.into_iter().map(|chunk| Held { first: chunk.first(), chunk: Arc::new(chunk) });
     if let (1, Some(old)) = (new.len(), held.get_mut(place.start).filter(|_| !place.is_empty())) {
         new.by_ref().for_each(|new| *old = new);
     } else {
@@ -291,7 +297,24 @@ pub(crate) struct Range<'s, C: Chunk> {
 /// Chunks whose entries are counted, before the others are taken to be like them.
 const COUNTED: usize = 16;
 
-impl<C: Chunk> Range<'_, C> {
+impl<'s, C: Chunk> Range<'s, C> {
+    /// Chunks, and the entries of each that lie within.
+    pub(crate) fn chunks(&self) -> impl Iterator<Item = (&'s C, std::ops::Range<usize>)> + use<'s, C> {
+        let ((node, chunk, at), (last_node, last_chunk, last_at)) = (self.front, self.back);
+        let nodes = self.sorted.nodes.iter().enumerate().take(last_node + 1).skip(node);
+        nodes.flat_map(move |(n, of)| {
+            let behind = if n == last_node { last_chunk + usize::from(last_at > 0) } else { of.held.len() };
+            let held = of.held.get(..behind).unwrap_or_default();
+            held.iter().enumerate().skip(if n == node { chunk } else { 0 }).map(move |(c, it)| {
+                held.get(c + AHEAD[0]).into_iter().for_each(|it| fetch(&*it.chunk));
+                held.get(c + AHEAD[1]).into_iter().for_each(|it| it.chunk.fetch());
+                let from = if (n, c) == (node, chunk) { at } else { 0 };
+                let to = if (n, c) == (last_node, last_chunk) { last_at } else { it.chunk.keys() };
+                (&*it.chunk, from..to)
+            })
+        })
+    }
+
     /// Number of entries, about.
     pub(crate) fn about(&self) -> usize {
         let ((mut node, mut chunk, front), (last_node, last_chunk, back)) = (self.front, self.back);
@@ -340,21 +363,7 @@ impl<'s, C: Chunk> Iterator for Range<'s, C> {
 
     /// Chunk by chunk, without a look at where it ends for each entry.
     fn fold<B, F: FnMut(B, Self::Item) -> B>(self, init: B, mut each: F) -> B {
-        let ((node, chunk, at), (last_node, last_chunk, last_at)) = (self.front, self.back);
-        let mut folded = init;
-        for (n, node_of) in self.sorted.nodes.iter().enumerate().skip(node).take((last_node + 1).saturating_sub(node)) {
-            let first_chunk = if n == node { chunk } else { 0 };
-            for (c, held) in node_of.held.iter().enumerate().skip(first_chunk) {
-                let from = if (n, c) == (node, chunk) { at } else { 0 };
-                let to = match (n, c).cmp(&(last_node, last_chunk)) {
-                    Ordering::Less => held.chunk.keys(),
-                    Ordering::Equal => last_at,
-                    Ordering::Greater => return folded,
-                };
-                folded = (from..to).fold(folded, |folded, at| each(folded, (&*held.chunk, at)));
-            }
-        }
-        folded
+        self.chunks().fold(init, |folded, (chunk, range)| range.fold(folded, |folded, at| each(folded, (chunk, at))))
     }
 }
 
@@ -397,8 +406,8 @@ impl<E: Entry> Chunk for Entries<E> {
         self.0.len()
     }
 
-    fn key(&self, at: usize) -> &E::Key {
-        self.0[at].key()
+    fn first(&self) -> E::Key {
+        self.0[0].key().clone()
     }
 
     fn search(&self, key: &E::Key) -> Result<usize, usize> {
@@ -431,6 +440,10 @@ impl<E: Entry> Chunk for Entries<E> {
         for piece in merged.chunks(even(merged.len(), E::CHUNK)) {
             out.push(Self(piece.to_vec()));
         }
+    }
+
+    fn fetch(&self) {
+        fetch_all(&self.0);
     }
 
     fn bytes(&self) -> usize {

@@ -1,8 +1,11 @@
 //! Rows in memory: keys and bytes of some that follow one another, side by side.
 
-use crate::state::{
-    layout::Place,
-    sorted::{Chunk, Sorted, even},
+use crate::{
+    mapping::ahead::fetch_all,
+    state::{
+        layout::Place,
+        sorted::{Chunk, Sorted, even},
+    },
 };
 
 /// Rows of a chunk, at most.
@@ -48,8 +51,8 @@ impl Chunk for RowChunk {
         self.keys.len()
     }
 
-    fn key(&self, at: usize) -> &(Place, i64) {
-        &self.keys[at]
+    fn first(&self) -> (Place, i64) {
+        self.keys[0]
     }
 
     fn search(&self, key: &(Place, i64)) -> Result<usize, usize> {
@@ -96,6 +99,10 @@ impl Chunk for RowChunk {
             (at..held).for_each(|at| push(old.entry(at)));
         }
         out.push(open);
+    }
+
+    fn fetch(&self) {
+        fetch_all(&self.keys);
     }
 
     fn bytes(&self) -> usize {

@@ -48,7 +48,7 @@ impl ColumnView<'_> {
         }
         // The layer is gone through once: its entries lie in many places.
         let mut found = ROOM.take();
-        layers().for_each(|layer| layer.order((floor, 0)..).for_each(|(_, id)| found.push(id)));
+        layers().for_each(|layer| layer.order((floor, 0)..).ids().for_each(|ids| found.extend_from_slice(ids)));
         let last = self.files.segments().last().map_or(0, |segment| segment.number() << (SEGMENT_BITS - BLOCK_BITS));
         let mut ends: Vec<u32> = vec![0; last as usize + usize::from(BLOCKS_PER_SEGMENT)];
         for id in &found {

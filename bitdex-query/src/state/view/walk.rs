@@ -7,19 +7,20 @@ use super::{
     ColumnView,
 };
 use crate::{
-    log::Result,
+    log::{Error, Result},
     segment::columns::{Column, SparseColumn},
 };
 
-/// Pairs that a source decodes at once: few at first, since most walks end soon.
+/// Ids that a source reads at once: few at first, since most walks end soon.
 const FIRST: usize = 4;
 const MOST: usize = 256;
 
 /// See [`ColumnView::walk`].
 ///
 /// Each layer gives its ids in order, and the smallest head is next; what a layer above overrides is left out, and of what
-/// a segment and the checkpoint both say, the second. A source decodes many at a time, and gives all of them that come
-/// before the other sources' heads. Until a segment's codes come, it is not looked into: its first code stands for it.
+/// a segment and the checkpoint both say, the second. A source reads many at a time, and gives all of them that come
+/// before the other sources' heads: where the code of the last one tells that of all, the others' codes are not read.
+/// Until a segment's codes come, it is not looked into: its first code stands for it.
 pub(crate) struct Walk<'s> {
     view: ColumnView<'s>,
     from: Option<(u64, u32)>,
@@ -28,15 +29,17 @@ pub(crate) struct Walk<'s> {
     sources: Vec<Source<'s>>,
     heads: BinaryHeap<Reverse<(u128, usize)>>,
     /// The last one that was given, which a second source may have too.
-    last: Option<(u64, u32)>,
+    last: Option<u32>,
 }
 
 struct Source<'s> {
     of: Of<'s>,
     /// Whether it was looked into.
     begun: bool,
-    /// Decoded; those before `at` were given.
-    buffer: Vec<(u64, u32)>,
+    /// Those before `at` were given.
+    ids: Vec<u32>,
+    /// One for each of `ids`; none while those of a segment were not read.
+    codes: Vec<u64>,
     at: usize,
     chunk: usize,
 }
@@ -129,45 +132,41 @@ impl<'s> Walk<'s> {
     pub(crate) fn next(&mut self) -> Result<Option<(u64, u32)>> {
         while let Some(n) = self.pop()? {
             let Some(source) = self.sources.get_mut(n) else { continue };
+            source.decode()?;
             let next = source.head(&self.view, self.flip != 0)?;
             source.at += 1;
             if let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
                 self.heads.push(Reverse((key(code, id) ^ self.flip, n)));
             }
-            if next != self.last {
-                self.last = next;
+            let id = next.map(|(_, id)| id);
+            if id != self.last {
+                self.last = id;
                 return Ok(next);
             }
         }
         Ok(None)
     }
 
-    /// Appends (code, id) of the next ids, up to `most`; none only at the end.
-    pub(crate) fn run(&mut self, most: usize, pairs: &mut Vec<(u64, u32)>) -> Result<()> {
-        let to = pairs.len() + most;
-        while pairs.len() < to
+    /// Appends the next ids, up to `most`; none only at the end.
+    pub(crate) fn run(&mut self, most: usize, ids: &mut Vec<u32>) -> Result<()> {
+        let (to, descending) = (ids.len() + most, self.flip != 0);
+        while ids.len() < to
             && let Some(n) = self.pop()?
         {
             let others = self.heads.peek().map_or(u128::MAX, |Reverse((key, _))| *key);
             let Some(source) = self.sources.get_mut(n) else { continue };
-            while let Some((code, id)) = source.head(&self.view, self.flip != 0)? {
-                let first = key(code, id) ^ self.flip;
-                if first > others || pairs.len() >= to {
-                    self.heads.push(Reverse((first, n)));
+            while source.has_more(&self.view, descending)? {
+                let count = source.up_to(others, self.flip)?.min(to - ids.len());
+                if count == 0 {
+                    if let Some((code, id)) = source.head(&self.view, descending)? {
+                        self.heads.push(Reverse((key(code, id) ^ self.flip, n)));
+                    }
                     break;
                 }
-                if self.last == Some((code, id)) {
-                    source.at += 1;
-                    continue;
-                }
-                let decoded = source.buffer.get(source.at..).unwrap_or_default();
-                let count = match decoded.last() {
-                    Some((code, id)) if key(*code, *id) ^ self.flip <= others => decoded.len().min(to - pairs.len()),
-                    _ => 1,
-                };
-                pairs.extend_from_slice(decoded.get(..count).unwrap_or_default());
-                self.last = pairs.last().copied();
+                let next = source.ids.get(source.at..source.at + count).unwrap_or_default();
                 source.at += count;
+                ids.extend_from_slice(if next.first() == self.last.as_ref() { &next[1..] } else { next });
+                self.last = next.last().copied();
             }
         }
         Ok(())
@@ -176,7 +175,7 @@ impl<'s> Walk<'s> {
 
 impl<'s> Source<'s> {
     fn new(of: Of<'s>) -> Self {
-        Self { of, begun: false, buffer: Vec::new(), at: 0, chunk: FIRST }
+        Self { of, begun: false, ids: Vec::new(), codes: Vec::new(), at: 0, chunk: FIRST }
     }
 
     /// Finds where a segment begins, if it was not looked into yet. Whether it was not.
@@ -202,32 +201,78 @@ impl<'s> Source<'s> {
     /// The next id of which no layer above says something else.
     #[inline]
     fn head(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<Option<(u64, u32)>> {
-        while self.at >= self.buffer.len() {
-            self.at = 0;
-            self.buffer.clear();
-            if !self.fill(view, descending)? {
-                return Ok(None);
-            }
+        if !self.has_more(view, descending)? {
+            return Ok(None);
         }
-        Ok(self.buffer.get(self.at).copied())
+        let Some(id) = self.ids.get(self.at).copied() else { return Ok(None) };
+        Ok(Some((self.code(self.at, id)?, id)))
     }
 
-    /// Decodes the next ids; of those there may be none left that count. False at the end.
+    /// Whether there is such an id, which is read then.
+    fn has_more(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<bool> {
+        while self.at >= self.ids.len() {
+            self.at = 0;
+            self.ids.clear();
+            self.codes.clear();
+            if !self.fill(view, descending)? {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
+    /// Of the id at a place.
+    fn code(&self, at: usize, id: u32) -> Result<u64> {
+        match (self.codes.get(at), &self.of) {
+            (Some(code), _) => Ok(*code),
+            (None, Of::Segment { column, .. }) => column.get(id)?.ok_or_else(|| uncoded(column)),
+            (None, _) => Ok(0),
+        }
+    }
+
+    /// Reads the codes that were not read yet.
+    fn decode(&mut self) -> Result<()> {
+        if let (Of::Segment { column, .. }, true) = (&self.of, self.codes.is_empty()) {
+            let mut near = column.near();
+            for id in &self.ids {
+                self.codes.push(near.get(*id)?.ok_or_else(|| uncoded(column))?);
+            }
+        }
+        Ok(())
+    }
+
+    /// How many of the ids that were read come before a key, which is turned as those of the walk's heads are.
+    fn up_to(&mut self, others: u128, flip: u128) -> Result<usize> {
+        let left = self.ids.len() - self.at;
+        let Some(last) = self.ids.last().filter(|_| others < u128::MAX) else { return Ok(left) };
+        if key(self.code(self.ids.len() - 1, *last)?, *last) ^ flip <= others {
+            return Ok(left);
+        }
+        self.decode()?;
+        let pairs = self.codes.iter().zip(&self.ids).skip(self.at);
+        Ok(pairs.take_while(|(code, id)| key(**code, **id) ^ flip <= others).count())
+    }
+
+    /// Reads the next ids; of those there may be none left that count. False at the end.
     fn fill(&mut self, view: &ColumnView<'s>, descending: bool) -> Result<bool> {
         let overrides = |layer: Option<&LayerColumn>, id: u32| layer.is_some_and(|layer| layer.overrides(id));
         let count = self.chunk;
         self.chunk = (count * 2).min(MOST);
-        let buffer = &mut self.buffer;
+        let (ids, codes) = (&mut self.ids, &mut self.codes);
+        let mut push = |(code, id): (u64, u32)| {
+            codes.push(code);
+            ids.push(id);
+        };
         match &mut self.of {
             Of::Segment { column, ranks } => {
                 let ranks = ranks.as_mut().map_or(0..0, |ranks| ranks.take(count));
                 if ranks.is_empty() {
                     return Ok(false);
                 }
-                column.ranked_pairs(ranks, buffer)?;
+                ids.extend(column.ranked_bytes(ranks)?.as_chunks().0.iter().map(|id| column.id(*id)));
                 if !view.is_of_base() {
                     let mut failed = Ok(());
-                    buffer.retain(|(_, id)| match view.is_overridden(*id) {
+                    ids.retain(|id| match view.is_overridden(*id) {
                         Ok(overrides) => !overrides,
                         Err(error) => {
                             failed = Err(error);
@@ -245,32 +290,38 @@ impl<'s> Source<'s> {
                 for rank in ranks {
                     let (code, id) = column.ranked(rank)?;
                     if !overrides(view.active, id) && !overrides(view.frozen, id) {
-                        buffer.push((code, id));
+                        push((code, id));
                     }
                 }
             }
-            Of::Frozen(ids) => {
+            Of::Frozen(order) => {
                 let mut left = count;
                 while left > 0
-                    && let Some((code, id)) = step(ids, descending)
+                    && let Some((code, id)) = step(order, descending)
                 {
                     left -= 1;
                     if !overrides(view.active, id) {
-                        buffer.push((code, id));
+                        push((code, id));
                     }
                 }
                 return Ok(left < count);
             }
-            Of::Active(ids) => {
-                buffer.extend((0..count).map_while(|_| step(ids, descending)));
-                return Ok(!buffer.is_empty());
+            Of::Active(order) => {
+                (0..count).map_while(|_| step(order, descending)).for_each(push);
+                return Ok(!ids.is_empty());
             }
         }
         if descending {
-            buffer.reverse();
+            ids.reverse();
+            codes.reverse();
         }
         Ok(true)
     }
+}
+
+#[cold]
+fn uncoded(column: &Column) -> Error {
+    column.damaged("an id is in the order that has no code")
 }
 
 fn step(ids: &mut Order<'_>, descending: bool) -> Option<(u64, u32)> {

@@ -139,8 +139,12 @@ fn check_columns(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
         for from in froms {
             let up: Vec<_> = ascending.iter().filter(|at| from.is_none_or(|from| **at >= from)).copied().collect();
             assert_eq!(walked(&column, false, from), up, "field {field} from {from:?}");
+            let ids = |pairs: &[(u64, u32)]| pairs.iter().map(|(_, id)| *id).collect::<Vec<_>>();
+            assert_eq!(walked_in_runs(&column, false, from, rng), ids(&up), "field {field} from {from:?}");
             let down = ascending.iter().rev().filter(|at| from.is_none_or(|from| **at <= from)).copied();
-            assert_eq!(walked(&column, true, from), down.collect::<Vec<_>>(), "field {field} from {from:?}");
+            let down: Vec<_> = down.collect();
+            assert_eq!(walked(&column, true, from), down, "field {field} from {from:?}");
+            assert_eq!(walked_in_runs(&column, true, from, rng), ids(&down), "field {field} from {from:?}");
         }
         check_reaching(&column, &codes, rng);
         let all = column.estimate(0, u64::MAX).unwrap();
@@ -205,6 +209,24 @@ fn walked(column: &super::ColumnView<'_>, descending: bool, from: Option<(u64, u
         all.push(at);
     }
     all
+}
+
+fn walked_in_runs(
+    column: &super::ColumnView<'_>,
+    descending: bool,
+    from: Option<(u64, u32)>,
+    rng: &mut ChaCha8Rng,
+) -> Vec<u32> {
+    let mut walk = column.walk(descending, from).unwrap();
+    let mut all = Vec::new();
+    loop {
+        let (before, most) = (all.len(), rng.random_range(1..100));
+        walk.run(most, &mut all).unwrap();
+        assert!(all.len() <= before + most);
+        if all.len() == before {
+            return all;
+        }
+    }
 }
 
 fn check_rows(state: &State, model: &Model, rng: &mut ChaCha8Rng) {
