@@ -4,6 +4,7 @@ use bitdex_proto::{schema::FieldId, value::Value};
 use smallvec::SmallVec;
 
 use super::{
+    by_block::ByBlock,
     codes::ColumnTest,
     evaluate::{Matcher, block_of, within_block},
 };
@@ -15,22 +16,21 @@ use crate::{
 
 /// Looks at what is hidden of many ids: where a block's codes lie is sought once.
 #[derive(Debug, Default)]
-pub(super) struct Hidden<'s>(Vec<Option<CodeReader<'s>>>);
+pub(super) struct Hidden<'s>(ByBlock<CodeReader<'s>>);
 
 impl<'s> Hidden<'s> {
+    #[inline]
     pub(super) fn contains(&mut self, matcher: &Matcher<'s>, id: u32) -> Result<bool> {
-        let Some(hidden) = &matcher.hidden else { return Ok(false) };
+        matcher.hidden.as_ref().map_or(Ok(false), |hidden| self.look(matcher, hidden, id))
+    }
+
+    fn look(&mut self, matcher: &Matcher<'s>, hidden: &ColumnTest<'s>, id: u32) -> Result<bool> {
         let number = block_of(id);
-        let at = usize::from(number);
-        if at >= self.0.len() {
-            self.0.resize_with(at + 1, || None);
+        if self.0.get(number).is_none() {
+            self.0.insert(number, hidden.column.reader(number)?);
         }
-        let Some(place) = self.0.get_mut(at) else { return Ok(false) };
-        let codes = match place {
-            Some(codes) => codes,
-            None => place.insert(hidden.column.reader(number)?),
-        };
-        is_hidden(matcher, hidden, codes.get(within_block(id)), id)
+        let code = self.0.get(number).and_then(|codes| codes.get(within_block(id)));
+        is_hidden(matcher, hidden, code, id)
     }
 }
 

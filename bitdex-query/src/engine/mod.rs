@@ -8,6 +8,7 @@
 //! query did, which it writes into a [`trace`].
 
 mod best;
+mod by_block;
 mod cells;
 mod codes;
 mod distinct;

@@ -2,6 +2,7 @@
 //! number of ids on, all of the block is evaluated.
 
 use super::{
+    by_block::ByBlock,
     cells::{BlockCells, told},
     evaluate::{Matcher, Pool, block_of, within_block},
     set::Set,
@@ -17,8 +18,7 @@ const SHORT_TESTS: u16 = 256;
 /// What is known of the blocks that were come to.
 #[derive(Debug, Default)]
 pub(super) struct Probes<'s> {
-    /// By block, as far as they go.
-    blocks: Vec<Seen>,
+    blocks: ByBlock<Seen>,
     steps: Vec<Step<'s>>,
     /// Of steps.
     cells: Vec<BlockCells<'s>>,
@@ -26,10 +26,8 @@ pub(super) struct Probes<'s> {
     granted: Option<usize>,
 }
 
-#[derive(Debug, Default)]
+#[derive(Debug)]
 enum Seen {
-    #[default]
-    New,
     Nothing,
     /// From where to where its steps stand, and ids tested.
     Steps(u32, u32, u16),
@@ -73,7 +71,7 @@ impl<'s> Probes<'s> {
     pub(super) fn fetch(&mut self, matcher: &mut Matcher<'s>, id: u32) -> Result<()> {
         let number = block_of(id);
         self.look_up(matcher, number)?;
-        if let Some(Seen::Steps(first, last, _)) = self.blocks.get(usize::from(number)) {
+        if let Some(Seen::Steps(first, last, _)) = self.blocks.get(number) {
             for step in self.steps.get(*first as usize..*last as usize).unwrap_or_default() {
                 match step {
                     Step::Cells(n) => self.cells.get(*n as usize).into_iter().for_each(|it| it.fetch(within_block(id))),
@@ -129,8 +127,7 @@ impl<'s> Probes<'s> {
     /// How so many more ids of a block are tested.
     fn of_block(&mut self, matcher: &mut Matcher<'s>, number: u16, ids: u16) -> Result<Tests<'_, 's>> {
         self.look_up(matcher, number)?;
-        let at = usize::from(number);
-        let has_enough = match self.blocks.get_mut(at) {
+        let has_enough = match self.blocks.get_mut(number) {
             Some(Seen::Steps(first, last, tested)) => {
                 if let Some(cells) = cells_of(&self.steps, (*first, *last), &mut self.cells) {
                     cells.expect(ids, &mut matcher.pool);
@@ -152,7 +149,7 @@ impl<'s> Probes<'s> {
             matcher.evaluate(number, &mut set)?;
             // Looked into at once, whatever it holds.
             set.words();
-            if let Some(block) = self.blocks.get_mut(at) {
+            if let Some(block) = self.blocks.get_mut(number) {
                 if let Seen::Steps(first, last, _) = block
                     && let Some(cells) = cells_of(&self.steps, (*first, *last), &mut self.cells)
                 {
@@ -161,7 +158,7 @@ impl<'s> Probes<'s> {
                 *block = Seen::Evaluated(set);
             }
         }
-        Ok(match self.blocks.get(at) {
+        Ok(match self.blocks.get(number) {
             Some(Seen::Evaluated(set)) => Tests::Set(set),
             Some(Seen::Traced(_)) => Tests::Traced,
             Some(Seen::Steps(first, last, _)) => {
@@ -172,17 +169,13 @@ impl<'s> Probes<'s> {
                 };
                 cells.map_or(Tests::Steps(steps, &self.cells), Tests::Cells)
             }
-            Some(Seen::New | Seen::Nothing) | None => Tests::None,
+            Some(Seen::Nothing) | None => Tests::None,
         })
     }
 
     /// Finds out how ids of a block are tested, where that was not done yet.
     fn look_up(&mut self, matcher: &mut Matcher<'s>, number: u16) -> Result<()> {
-        let at = usize::from(number);
-        if at >= self.blocks.len() {
-            self.blocks.resize_with(at + 1, Seen::default);
-        }
-        if let Some(Seen::New) = self.blocks.get(at) {
+        if self.blocks.get(number).is_none() {
             let first = self.steps.len();
             let seen = if matcher.trace.is_some() {
                 Seen::Traced(0)
@@ -191,9 +184,7 @@ impl<'s> Probes<'s> {
             } else {
                 Seen::Nothing
             };
-            if let Some(block) = self.blocks.get_mut(at) {
-                *block = seen;
-            }
+            self.blocks.insert(number, seen);
         }
         Ok(())
     }
@@ -209,7 +200,7 @@ impl<'s> Probes<'s> {
 
     /// Gives back its room.
     pub(super) fn leave(self, matcher: &mut Matcher<'_>) {
-        for block in self.blocks {
+        for block in self.blocks.into_all() {
             if let Seen::Evaluated(set) = block {
                 matcher.pool.put_set(set);
             }

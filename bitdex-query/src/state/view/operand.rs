@@ -6,7 +6,6 @@ use std::{
 };
 
 use bitdex_proto::{schema::FieldId, value::Value};
-use smallvec::SmallVec;
 
 use super::{
     super::{
@@ -56,8 +55,10 @@ pub(crate) struct Operand<'s> {
     term: Option<Value>,
     /// Where it lies in the base, if that is known.
     known: Option<&'s KnownTerm>,
-    /// By position of the segment; none where the base has no such set.
-    base: SmallVec<[Cell<Found<'s>>; 2]>,
+    /// False where the base has no such set.
+    is_in_base: bool,
+    /// By position of the segment; none before any is asked, as of operands that cells stand for none is.
+    found: OnceCell<Box<[Cell<Found<'s>>]>>,
     /// What the checkpoint says came in, and went out, where it says more than segments have taken in.
     added: Option<Changed<'s>>,
     removed: Option<Changed<'s>>,
@@ -95,7 +96,6 @@ impl<'s> Operand<'s> {
         }
         let [added, removed] = changed;
         let known = files.known_term(field, term);
-        let segments = if let Some(None) = known { &[] } else { files.segments() };
         let term = match term {
             Term::Exists => None,
             Term::Value(value) => Some(value.to_value()),
@@ -104,7 +104,8 @@ impl<'s> Operand<'s> {
             state,
             field,
             known: known.flatten(),
-            base: segments.iter().map(|_| Cell::new(Found::NotSought)).collect(),
+            is_in_base: !matches!(known, Some(None)),
+            found: OnceCell::new(),
             added,
             removed,
             in_memory: OnceCell::new(),
@@ -124,6 +125,11 @@ impl<'s> Operand<'s> {
         })
     }
 
+    fn found(&self) -> &[Cell<Found<'s>>] {
+        let segments = if self.is_in_base { self.state.files.segments() } else { &[] };
+        self.found.get_or_init(|| segments.iter().map(|_| Cell::new(Found::NotSought)).collect())
+    }
+
     /// Number of ids, about: never fewer than there are, exact where no layer above the base changes sets of the field.
     pub(crate) fn estimate(&self) -> u64 {
         if let Some(estimate) = self.estimate.get() {
@@ -140,7 +146,7 @@ impl<'s> Operand<'s> {
             Some(known) => known.ids,
             None => {
                 self.seek();
-                (0..self.base.len())
+                (0..self.found().len())
                     .map(|position| match self.segment(position) {
                         Ok(posting) => length(posting),
                         // Whoever reads it meets the damage.
@@ -335,7 +341,7 @@ impl<'s> Operand<'s> {
     /// Looks it up in all segments, which is quicker than in one behind the other. Where that fails, whoever reads it
     /// there meets the damage.
     pub(crate) fn seek(&self) {
-        if self.base.iter().all(|cell| !matches!(cell.get(), Found::NotSought)) {
+        if self.found().iter().all(|cell| !matches!(cell.get(), Found::NotSought)) {
             return;
         }
         let files = self.state.files.segments().iter().map(|segment| segment.postings(self.field));
@@ -347,14 +353,14 @@ impl<'s> Operand<'s> {
             (None, Some(term)) => seek(files, ValueRef::of(term)),
             (None, None) => return,
         };
-        for (cell, posting) in self.base.iter().zip(found.into_iter().flatten()) {
+        for (cell, posting) in self.found().iter().zip(found.into_iter().flatten()) {
             cell.set(posting.map_or(Found::Nothing, Found::Set));
         }
     }
 
     /// The set in the segment at a position.
     pub(super) fn segment(&self, position: usize) -> Result<Option<Posting<'s>>> {
-        let Some(cell) = self.base.get(position) else { return Ok(None) };
+        let Some(cell) = self.found().get(position) else { return Ok(None) };
         match cell.get() {
             Found::Nothing => Ok(None),
             Found::Set(posting) => Ok(Some(posting)),
