@@ -31,7 +31,7 @@ const RUN_LEAST: usize = 4;
 /// Terms of an operand whose lists are gone through side by side.
 const TERMS: usize = 8;
 /// Whether a layer says something of an id is found so many times as quickly as the ids that it raises are gone through.
-pub(super) const LOOK_UP: u64 = 3;
+pub(super) const LOOK_UP: u64 = 1;
 /// Seeking an id takes as long as so many looks into words.
 const SOUGHT: usize = 16;
 /// The part of a list that is thought to be needed, at most: estimates are only about right.
@@ -301,21 +301,34 @@ impl<'s> Way<'_, 's> {
             }
         }
         left.truncate(at);
-        let hidden = matcher.hidden.as_ref().and_then(|hidden| hidden.column.of_segment(list.position()));
-        at = 0;
-        for n in 0..left.len() {
-            let (code, id) = left[n];
+        self.passing(matcher, &mut left, (term, Some(list.position())), best)?;
+        next.map(|(_, next)| list.code(next)).transpose()
+    }
+
+    /// Pushes of some ids, each with its code, those that pass and that the base does not have in the set of a term before
+    /// this one; what tells that was asked for. All are of the segment at a position; `None`: no file has them.
+    fn passing(
+        &mut self,
+        matcher: &mut Matcher<'s>,
+        ids: &mut [(Option<u64>, u32)],
+        (term, position): (usize, Option<usize>),
+        best: &mut Best<'_, '_>,
+    ) -> Result<()> {
+        let hidden = matcher.hidden.as_ref().zip(position);
+        let hidden = hidden.and_then(|(hidden, position)| hidden.column.of_segment(position));
+        let mut passing = 0;
+        for n in 0..ids.len() {
+            let (code, id) = ids[n];
             if !self.is_of_term_before(matcher, term, id)? && self.probes.contains(matcher, id)? {
                 hidden.iter().for_each(|codes| codes.fetch(id));
-                left[at] = (code, id);
-                at += 1;
+                ids[passing] = (code, id);
+                passing += 1;
             }
         }
-        left.truncate(at);
-        for (code, id) in left {
+        for (code, id) in ids.iter().take(passing).copied() {
             best.push(code, id, || Ok(!hidden::contains(matcher, id)?))?;
         }
-        next.map(|(_, next)| list.code(next)).transpose()
+        Ok(())
     }
 
     /// Whether the base has an id in the set of a term before this one, whose list has it too then.
@@ -347,7 +360,7 @@ impl<'s> Way<'_, 's> {
             _ => Some(self.column.raised(least, ids)?),
         };
         least = raised.as_ref().map_or(least, Raised::floor);
-        let mut ids = Vec::new();
+        let (mut ids, mut left) = (Vec::new(), Vec::new());
         let (mut buffer, mut room) = (matcher.pool.buffer(), matcher.pool.set());
         for number in blocks {
             watch::step()?;
@@ -379,6 +392,7 @@ impl<'s> Way<'_, 's> {
             ids.dedup();
             watch::steps(ids.len() as u32)?;
             reader.fetch_overridden(&ids);
+            left.clear();
             for within in ids.iter().copied() {
                 let (id, code) = (id_of(*number, within), reader.get(within));
                 let is_listed = |operand: &Operand<'s>| operand.base_contains(id);
@@ -390,10 +404,10 @@ impl<'s> Way<'_, 's> {
                 if !reader.is_overridden(within) && any(self.terms(matcher), is_listed)? {
                     continue;
                 }
-                if self.probes.contains(matcher, id)? {
-                    best.push(code, id, || Ok(!hidden::contains(matcher, id)?))?;
-                }
+                self.probes.fetch(matcher, id)?;
+                left.push((code, id));
             }
+            self.passing(matcher, &mut left, (0, self.column.segment_of(*number)), best)?;
         }
         matcher.pool.put_buffer(buffer);
         matcher.pool.put_set(room);

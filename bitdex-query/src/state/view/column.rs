@@ -431,6 +431,10 @@ impl<'s> CodeReader<'s> {
         match set {
             Block::Empty => {}
             Block::Array(array) => {
+                for layer in &self.above {
+                    let lanes = array.iter().filter_map(|id| Some((layer.lane(lane_of(*id))?, *id)));
+                    lanes.for_each(|(lane, id)| lane.lane.fetch(id));
+                }
                 for of_lane in array.chunk_by(|a, b| lane_of(*a) == lane_of(*b)) {
                     let n = of_lane.first().map_or(0, |id| lane_of(*id));
                     for lane in self.above.iter().filter_map(|layer| layer.lane(n)) {
