@@ -47,7 +47,7 @@ impl fmt::Display for Plan {
 /// What things cost, in nanoseconds.
 mod cost {
     /// One step of a walk over a column, with the test of the id.
-    pub(super) const STEP: f64 = 10.0;
+    pub(super) const STEP: f64 = 5.0;
     /// The same where several keys, or texts, decide.
     pub(super) const KEYED_STEP: f64 = 40.0;
     /// The same where the next id is in any block, and its cell tells,
