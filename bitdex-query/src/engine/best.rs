@@ -220,3 +220,30 @@ fn insert(rows: &mut [Rank]) -> bool {
     }
     true
 }
+
+#[cfg(test)]
+mod tests {
+    use rand::RngExt as _;
+
+    use super::*;
+    use crate::testing::seeded;
+
+    #[test]
+    fn what_is_nearly_in_order_is_sorted_and_nothing_gets_lost() {
+        let mut rng = seeded();
+        for _ in 0..200 {
+            let (rows, away) = (rng.random_range(0..600), [0, 2, 6, 10_000][rng.random_range(0..4)]);
+            let mut ranks: Vec<Rank> = (0..rows)
+                .map(|n: u64| Rank::new(Some(n * 10 + rng.random_range(0..=away * 10)), rng.random(), false))
+                .collect();
+            let mut sorted = ranks.clone();
+            sorted.sort_unstable();
+            let inserted = insert(&mut ranks);
+            assert!(inserted || away > 6, "{rows} rows, each at most {away} places away");
+            if !inserted {
+                ranks.sort_unstable();
+            }
+            assert!(ranks == sorted);
+        }
+    }
+}

@@ -30,8 +30,8 @@ const RUN: usize = 16;
 const RUN_LEAST: usize = 4;
 /// Terms of an operand whose lists are gone through side by side.
 const TERMS: usize = 8;
-/// Whether a layer says something of an id is found so many times as quickly as the ids that it raises are gone through.
-pub(super) const LOOK_UP: u64 = 1;
+/// Ids of a block that layers raise that are tested together.
+const TOGETHER: usize = 64;
 /// Seeking an id takes as long as so many looks into words.
 const SOUGHT: usize = 16;
 /// The part of a list that is thought to be needed, at most: estimates are only about right.
@@ -295,7 +295,6 @@ impl<'s> Way<'_, 's> {
             }
             let code = Some(code);
             if self.codes.pass(code) && best.may_enter(code, id) && !self.column.is_overridden(id)? {
-                self.probes.fetch(matcher, id)?;
                 left[at] = (code, id);
                 at += 1;
             }
@@ -306,7 +305,7 @@ impl<'s> Way<'_, 's> {
     }
 
     /// Pushes of some ids, each with its code, those that pass and that the base does not have in the set of a term before
-    /// this one; what tells that was asked for. All are of the segment at a position; `None`: no file has them.
+    /// this one. All are of the segment at a position; `None`: no file has them.
     fn passing(
         &mut self,
         matcher: &mut Matcher<'s>,
@@ -316,10 +315,18 @@ impl<'s> Way<'_, 's> {
     ) -> Result<()> {
         let hidden = matcher.hidden.as_ref().zip(position);
         let hidden = hidden.and_then(|(hidden, position)| hidden.column.of_segment(position));
+        for (code, id) in ids.iter() {
+            if best.may_enter(*code, *id) {
+                self.probes.fetch(matcher, *id)?;
+            }
+        }
         let mut passing = 0;
         for n in 0..ids.len() {
             let (code, id) = ids[n];
-            if !self.is_of_term_before(matcher, term, id)? && self.probes.contains(matcher, id)? {
+            if best.may_enter(code, id)
+                && !self.is_of_term_before(matcher, term, id)?
+                && self.probes.contains(matcher, id)?
+            {
                 hidden.iter().for_each(|codes| codes.fetch(id));
                 ids[passing] = (code, id);
                 passing += 1;
@@ -356,7 +363,7 @@ impl<'s> Way<'_, 's> {
     ) -> Result<u64> {
         let raised = match self.led.positive(matcher) {
             // What layers say of a few ids is sooner found than which of all ids they raise.
-            Some(child) if child.estimate < LOOK_UP * self.column.raised_about(least, ids) as u64 => None,
+            Some(child) if child.estimate < self.column.raised_about(least, ids) as u64 => None,
             _ => Some(self.column.raised(least, ids)?),
         };
         least = raised.as_ref().map_or(least, Raised::floor);
@@ -404,10 +411,11 @@ impl<'s> Way<'_, 's> {
                 if !reader.is_overridden(within) && any(self.terms(matcher), is_listed)? {
                     continue;
                 }
-                self.probes.fetch(matcher, id)?;
                 left.push((code, id));
             }
-            self.passing(matcher, &mut left, (0, self.column.segment_of(*number)), best)?;
+            for some in left.chunks_mut(TOGETHER) {
+                self.passing(matcher, some, (0, self.column.segment_of(*number)), best)?;
+            }
         }
         matcher.pool.put_buffer(buffer);
         matcher.pool.put_set(room);

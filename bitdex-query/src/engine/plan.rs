@@ -4,7 +4,7 @@ use std::fmt;
 
 use super::{
     hidden::Shown,
-    lead::{self, Led},
+    lead::Led,
     order::{After, Sorter},
     set::SPARSE,
     skim,
@@ -208,7 +208,7 @@ impl Estimates {
         };
         let lead_ns = led.as_ref().map_or(f64::INFINITY, |led| {
             let raised = match led.child().and_then(|child| root.positives.get(child)) {
-                Some(child) => raised.min(child.estimate as f64 / lead::LOOK_UP as f64) * cost::RAISED,
+                Some(child) => raised.min(child.estimate as f64) * cost::RAISED,
                 // All of them are tested.
                 None => raised * cost::RAISED_TEST,
             };

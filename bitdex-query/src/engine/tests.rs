@@ -437,6 +437,54 @@ fn nulls_come_last_both_ways_and_ties_follow_the_direction() {
 }
 
 #[test]
+fn a_page_begins_behind_the_row_of_its_cursor_whatever_became_of_that() {
+    let rows: Vec<(i64, Option<i64>)> =
+        [(0, Some(5)), (u32::MAX.into(), Some(5))].into_iter().chain((1..9).map(|n| (n * 70_000, Some(n)))).collect();
+    for (descending, cut) in [(true, 3), (true, 5), (true, 6), (false, 1), (false, 5), (false, 6)] {
+        for (became, file) in (0..5).flat_map(|became| [(became, false), (became, true)]) {
+            let mut state = state_of(&rows);
+            let schema = state.schema().clone();
+            if file {
+                let mut store = Store::new(&schema);
+                state.apply(state.sequence() + 1, &freeze()).unwrap();
+                state.adopt(store.flush(&state, &[])).unwrap();
+                compact(&mut state, &mut store, usize::MAX);
+            }
+            let request = SearchRequest { sort: by("level", descending), limit: cut, ..SearchRequest::new("things") };
+            let page = search(&state, &request, NOW).unwrap();
+            let last = *page.ids.last().unwrap();
+            let of_last = rows.iter().find(|(id, _)| *id == i64::from(last)).unwrap().1.unwrap();
+            let level = match became {
+                0 => Some(of_last),
+                1 => Some(0),
+                2 => Some(9),
+                _ => None,
+            };
+            let values = (became < 4).then(|| std::iter::once(level.map(Value::Int)).chain((0..6).map(|_| None)));
+            let ops = [Op::Upsert { source: 0, key: last.into(), row: values.map(|it| row(it.collect())) }];
+            state.apply(state.sequence() + 1, &batch(&schema, "a", "b", &ops)).unwrap();
+
+            let mut now: Vec<(Option<i64>, i64)> = rows.iter().map(|(id, level)| (*level, *id)).collect();
+            now.retain(|(_, id)| *id != i64::from(last));
+            now.extend((became < 4).then_some((level, i64::from(last))));
+            let key = |(level, id): (Option<i64>, i64)| match level {
+                Some(level) if descending => (false, -level, -id),
+                Some(level) => (false, level, id),
+                None => (true, 0, if descending { -id } else { id }),
+            };
+            now.sort_by_key(|row| key(*row));
+            now.retain(|row| key(*row) > key((Some(of_last), last.into())));
+            let expected: Vec<u32> = now.into_iter().map(|(_, id)| id as u32).collect();
+            let request = SearchRequest { cursor: page.next_cursor.map(OpaqueBytes), limit: 100, ..request };
+            for plan in all_plans() {
+                let page = search_how(&state, &request, NOW, How { plan, trace: None }).unwrap();
+                assert_eq!(page.ids, expected, "behind {last}, which became {level:?}, {became}, {file}, {plan:?}");
+            }
+        }
+    }
+}
+
+#[test]
 fn a_cursor_belongs_to_its_query_store_and_generation() {
     let state = state_of(&[(1, Some(5)), (2, Some(4)), (3, Some(3))]);
     let request = SearchRequest { limit: 1, sort: by("level", true), ..SearchRequest::new("things") };

@@ -10,7 +10,10 @@ use super::{
     set::each_id,
     watch,
 };
-use crate::{log::Result, state::ColumnView};
+use crate::{
+    log::Result,
+    state::{self, ColumnView},
+};
 
 /// Ids taken from the column at once: few at first.
 const FIRST: usize = 64;
@@ -23,6 +26,16 @@ pub(super) struct Walk<'q, 's> {
     pub(super) column: ColumnView<'s>,
     /// From this many steps on it gives up.
     pub(super) steps: usize,
+}
+
+/// What a walk knows while it goes on.
+struct Way<'p, 's> {
+    walk: state::Walk<'s>,
+    /// The last code that passes.
+    end: u64,
+    probes: &'p mut Probes<'s>,
+    hidden: Hidden<'s>,
+    steps: usize,
 }
 
 impl<'s> Walk<'_, 's> {
@@ -77,18 +90,43 @@ impl<'s> Walk<'_, 's> {
             _ if descending => u32::MAX,
             _ => 0,
         };
-        let mut walk = self.column.walk(descending, Some((start, id)))?;
         let mut probes = Probes::default();
-        let mut hidden = Hidden::default();
-        let mut group: Option<(u64, Best<'_, '_>)> = None;
-        let mut ids = matcher.pool.ids();
-        let (mut steps, mut chunk, mut ended) = (0, FIRST, false);
-        // The cursor's own row, with which the walk begins where it still stands there.
-        let mut own = self.asked.after.filter(|_| plain && after_code == Some(start)).map(After::id);
-        'walk: while steps < self.steps {
+        let mut way = Way {
+            walk: self.column.walk(descending, Some((start, id)))?,
+            end,
+            probes: &mut probes,
+            hidden: Hidden::default(),
+            steps: 0,
+        };
+        let ended = match plain {
+            // The cursor's own row, with which the walk begins where it still stands there.
+            true => self.plain(matcher, &mut way, self.asked.after.filter(|_| after_code == Some(start)), start, found),
+            false => self.keyed(matcher, &mut way, found),
+        }?;
+        let steps = way.steps;
+        probes.leave(matcher);
+        if let Some((trace, _)) = &matcher.trace {
+            trace.run(|run| run.walked += steps as u64);
+        }
+        Ok(ended)
+    }
+
+    /// Where ids by their codes are the whole order. `own`: the row that the walk may begin with and that is left out
+    /// where its code is still `start`.
+    fn plain(
+        self,
+        matcher: &mut Matcher<'s>,
+        way: &mut Way<'_, 's>,
+        own: Option<&After>,
+        start: u64,
+        found: &mut Vec<u32>,
+    ) -> Result<bool> {
+        let (mut ids, mut chunk, mut own) = (matcher.pool.ids(), FIRST, own.map(After::id));
+        let mut ended = false;
+        'walk: while way.steps < self.steps {
             ids.clear();
-            walk.run(chunk, &mut ids)?;
-            steps += ids.len();
+            way.walk.run(chunk, &mut ids)?;
+            way.steps += ids.len();
             chunk = (chunk * 2).min(MOST);
             // Until the walk goes on.
             ended = true;
@@ -96,57 +134,62 @@ impl<'s> Walk<'_, 's> {
             if own.take() == Some(*first) && self.column.get(*first)? == Some(start) {
                 ids.remove(0);
             }
-            if plain {
-                let within = self.within(&ids, end)?;
-                for run in ids.get(..within).unwrap_or_default().chunk_by(|a, b| block_of(*a) == block_of(*b)) {
-                    watch::steps(run.len() as u32)?;
-                    let mut take = |matcher: &Matcher<'s>, id: u32| {
-                        if !hidden.contains(matcher, id)? {
-                            found.push(id);
-                        }
-                        Ok(found.len() < self.asked.want)
-                    };
-                    let more = match run {
-                        [id] => !probes.contains(matcher, *id)? || take(matcher, *id)?,
-                        run => probes.each_passing(matcher, run, take)?,
-                    };
-                    if !more {
-                        break 'walk;
+            let within = self.within(&ids, way.end)?;
+            for run in ids.get(..within).unwrap_or_default().chunk_by(|a, b| block_of(*a) == block_of(*b)) {
+                watch::steps(run.len() as u32)?;
+                let hidden = &mut way.hidden;
+                let mut take = |matcher: &Matcher<'s>, id: u32| {
+                    if !hidden.contains(matcher, id)? {
+                        found.push(id);
                     }
-                }
-                if within < ids.len() {
+                    Ok(found.len() < self.asked.want)
+                };
+                let more = match run {
+                    [id] => !way.probes.contains(matcher, *id)? || take(matcher, *id)?,
+                    run => way.probes.each_passing(matcher, run, take)?,
+                };
+                if !more {
                     break 'walk;
                 }
-                ended = false;
-                continue;
             }
-            for id in ids.iter().copied() {
-                watch::step()?;
-                let Some(code) = self.column.get(id)? else { continue };
-                if if descending { code < end } else { code > end } {
-                    break 'walk;
-                }
-                if group.as_ref().is_none_or(|(of, _)| *of != code) {
-                    found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());
-                    if found.len() >= self.asked.want {
-                        break 'walk;
-                    }
-                    group = Some((code, Best::new(self.asked.sorter, self.asked.after, self.asked.want - found.len())));
-                }
-                if let Some((_, best)) = &mut group
-                    && probes.contains(matcher, id)?
-                {
-                    best.push(Some(code), id, || Ok(!hidden.contains(matcher, id)?))?;
-                }
+            if within < ids.len() {
+                break;
             }
             ended = false;
         }
-        found.extend(group.map(|(_, best)| best.finish()).unwrap_or_default());
-        probes.leave(matcher);
         matcher.pool.put_ids(ids);
-        if let Some((trace, _)) = &matcher.trace {
-            trace.run(|run| run.walked += steps as u64);
+        Ok(ended)
+    }
+
+    /// Where more than the codes decides: among the rows of one code, the first are selected.
+    fn keyed(self, matcher: &mut Matcher<'s>, way: &mut Way<'_, 's>, found: &mut Vec<u32>) -> Result<bool> {
+        let descending = self.asked.sorter.first_descends();
+        let mut group: Option<(u64, Best<'_, '_>)> = None;
+        let mut ended = false;
+        while way.steps < self.steps {
+            watch::step()?;
+            way.steps += 1;
+            let next =
+                way.walk.next()?.filter(|(code, _)| if descending { *code >= way.end } else { *code <= way.end });
+            let Some((code, id)) = next else {
+                ended = true;
+                break;
+            };
+            if group.as_ref().is_none_or(|(of, _)| *of != code) {
+                found.extend(group.take().map(|(_, best)| best.finish()).unwrap_or_default());
+                if found.len() >= self.asked.want {
+                    ended = true;
+                    break;
+                }
+                group = Some((code, Best::new(self.asked.sorter, self.asked.after, self.asked.want - found.len())));
+            }
+            if let Some((_, best)) = &mut group
+                && way.probes.contains(matcher, id)?
+            {
+                best.push(Some(code), id, || Ok(!way.hidden.contains(matcher, id)?))?;
+            }
         }
+        found.extend(group.map(|(_, best)| best.finish()).unwrap_or_default());
         Ok(ended)
     }
 

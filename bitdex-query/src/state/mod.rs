@@ -37,7 +37,7 @@ pub use files::Files;
 pub(crate) use layout::Layout;
 pub(crate) use recent::Recent;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Lead, LeadList, Operand, Raised};
+pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Lead, LeadList, Operand, Raised, Walk};
 
 use layer::Layer;
 use layout::Place;

@@ -10,7 +10,8 @@ use crate::mapping::{
 
 /// Chunks of a node.
 const NODE: usize = 64;
-/// So many chunks before one is gone through it is asked where its entries lie, and then, so many before, for these.
+/// So many chunks before one is gone through it is asked where its entries lie, and then, so many before, for these; of
+/// one node.
 const AHEAD: [usize; 2] = [8, 4];
 
 /// Some entries that follow one another. Never changed, and never empty within a [`Sorted`].
@@ -29,7 +30,7 @@ pub(crate) trait Chunk {
     fn merge(old: Option<&Self>, changes: &[Self::Change<'_>], out: &mut Vec<Self>)
     where
         Self: Sized;
-    /// Asks for what its entries lie in.
+    /// Asks for what whoever goes through the entries reads of each.
     fn fetch(&self);
     /// Of heap.
     fn bytes(&self) -> usize;

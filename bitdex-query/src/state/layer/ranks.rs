@@ -18,18 +18,18 @@ pub(crate) struct RankChunk {
 }
 
 /// Code and id.
-pub(crate) type Rank = (u64, u32);
+pub(crate) type Coded = (u64, u32);
 
 impl RankChunk {
     fn with_capacity(ids: usize) -> Self {
         Self { codes: Vec::with_capacity(ids), ids: Vec::with_capacity(ids) }
     }
 
-    fn rank(&self, at: usize) -> Rank {
+    fn rank(&self, at: usize) -> Coded {
         (self.codes[at], self.ids[at])
     }
 
-    fn push(&mut self, (code, id): Rank) {
+    fn push(&mut self, (code, id): Coded) {
         self.codes.push(code);
         self.ids.push(id);
     }
@@ -41,30 +41,31 @@ impl RankChunk {
 }
 
 impl Chunk for RankChunk {
-    type Key = Rank;
+    type Key = Coded;
     /// Whether it is there.
-    type Change<'c> = (Rank, bool);
+    type Change<'c> = (Coded, bool);
 
     fn keys(&self) -> usize {
         self.ids.len()
     }
 
-    fn first(&self) -> Rank {
+    fn first(&self) -> Coded {
         self.rank(0)
     }
 
-    fn search(&self, (code, id): &Rank) -> Result<usize, usize> {
+    fn search(&self, (code, id): &Coded) -> Result<usize, usize> {
         let from = self.codes.partition_point(|of| of < code);
         let to = from + self.codes[from..].partition_point(|of| of == code);
         self.ids[from..to].binary_search(id).map(|at| from + at).map_err(|at| from + at)
     }
 
-    fn key_of((rank, _): &(Rank, bool)) -> &Rank {
+    fn key_of((rank, _): &(Coded, bool)) -> &Coded {
         rank
     }
 
-    fn merge(old: Option<&Self>, changes: &[(Rank, bool)], out: &mut Vec<Self>) {
+    fn merge(old: Option<&Self>, changes: &[(Coded, bool)], out: &mut Vec<Self>) {
         let mut merged = Self::with_capacity(old.map_or(0, Self::keys) + changes.len());
+        debug_assert!(changes.is_sorted_by(|(a, _), (b, _)| a < b), "each of another key, ascending");
         let mut at = 0;
         for (rank, present) in changes {
             if let Some(old) = old {
@@ -80,7 +81,8 @@ impl Chunk for RankChunk {
         if let Some(old) = old {
             merged.extend(old, at..old.keys());
         }
-        if (1..=IDS).contains(&merged.keys()) {
+        // Changes may be many that take out what is not there.
+        if (1..=IDS).contains(&merged.keys()) && merged.ids.capacity() <= 2 * IDS {
             out.push(merged);
             return;
         }
@@ -104,7 +106,7 @@ impl Chunk for RankChunk {
 
 impl Sorted<RankChunk> {
     /// Within bounds.
-    pub(crate) fn order(&self, bounds: impl RangeBounds<Rank>) -> Order<'_> {
+    pub(crate) fn order(&self, bounds: impl RangeBounds<Coded>) -> Order<'_> {
         Order(self.range(bounds.start_bound(), bounds.end_bound()))
     }
 
@@ -115,7 +117,7 @@ impl Sorted<RankChunk> {
         }
         let mut order = Order(self.last(ids));
         let (least, _) = order.next()?;
-        let (most, _) = order.next_back()?;
+        let most = order.next_back().map_or(least, |(most, _)| most);
         // Any number of others may have the least.
         Some(if least < most { least + 1 } else { least })
     }
@@ -138,19 +140,68 @@ impl<'s> Order<'s> {
 }
 
 impl Iterator for Order<'_> {
-    type Item = Rank;
+    type Item = Coded;
 
-    fn next(&mut self) -> Option<Rank> {
+    fn next(&mut self) -> Option<Coded> {
         self.0.next().map(|(chunk, at)| chunk.rank(at))
-    }
-
-    fn fold<B, F: FnMut(B, Rank) -> B>(self, init: B, mut each: F) -> B {
-        self.0.fold(init, |folded, (chunk, at)| each(folded, chunk.rank(at)))
     }
 }
 
 impl DoubleEndedIterator for Order<'_> {
-    fn next_back(&mut self) -> Option<Rank> {
+    fn next_back(&mut self) -> Option<Coded> {
         self.0.next_back().map(|(chunk, at)| chunk.rank(at))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand::RngExt as _;
+
+    use super::*;
+    use crate::testing::seeded;
+
+    #[test]
+    fn changes_equal_a_plain_set_and_leave_clones_as_they_were() {
+        let mut rng = seeded();
+        for _ in 0..10 {
+            let (mut ranks, mut model) = (Sorted::<RankChunk>::default(), BTreeSet::new());
+            let mut clones: Vec<(Sorted<RankChunk>, BTreeSet<Coded>)> = Vec::new();
+            for _ in 0..20 {
+                // Few codes, so that many ids share one.
+                let codes = [1, 5, 100_000][rng.random_range(0..3)];
+                let away = [0.1, 0.6, 1.0][rng.random_range(0..3)];
+                let mut changes: Vec<(Coded, bool)> = (0..rng.random_range(0..800))
+                    .map(|_| {
+                        let rank = (rng.random_range(0..codes), rng.random_range(0..2_000));
+                        (rank, !rng.random_bool(away))
+                    })
+                    .collect();
+                changes.sort_unstable();
+                changes.dedup_by_key(|(rank, _)| *rank);
+                for (rank, present) in &changes {
+                    if *present {
+                        model.insert(*rank)
+                    } else {
+                        model.remove(rank)
+                    };
+                }
+                ranks.change(&changes);
+                clones.push((ranks.clone(), model.clone()));
+            }
+            for (ranks, model) in clones {
+                let from = (rng.random_range(0..6), rng.random_range(0..2_000));
+                let wanted: Vec<Coded> = model.range(from..).copied().collect();
+                assert_eq!(ranks.order(from..).collect::<Vec<_>>(), wanted);
+                let ids: Vec<u32> = ranks.order(from..).ids().flatten().copied().collect();
+                assert_eq!(ids, wanted.iter().map(|(_, id)| *id).collect::<Vec<_>>());
+                let before: Vec<Coded> = model.range(..=from).rev().copied().collect();
+                assert_eq!(ranks.order(..=from).rev().collect::<Vec<_>>(), before);
+                assert_eq!(ranks.len(), model.len());
+                let few = rng.random_range(0..50);
+                assert_eq!(ranks.reached_by(few).is_some(), model.len() > few && few > 0, "{few} of {}", model.len());
+            }
+        }
     }
 }

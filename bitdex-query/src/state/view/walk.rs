@@ -226,6 +226,7 @@ impl<'s> Source<'s> {
         match (self.codes.get(at), &self.of) {
             (Some(code), _) => Ok(*code),
             (None, Of::Segment { column, .. }) => column.get(id)?.ok_or_else(|| uncoded(column)),
+            // Others always come with theirs.
             (None, _) => Ok(0),
         }
     }
@@ -241,7 +242,8 @@ impl<'s> Source<'s> {
         Ok(())
     }
 
-    /// How many of the ids that were read come before a key, which is turned as those of the walk's heads are.
+    /// How many of the ids that were read come up to a key, which is turned as those of the walk's heads are. An id of that
+    /// very key is the last of them: another source gives it once more right behind.
     fn up_to(&mut self, others: u128, flip: u128) -> Result<usize> {
         let left = self.ids.len() - self.at;
         let Some(last) = self.ids.last().filter(|_| others < u128::MAX) else { return Ok(left) };
