@@ -19,6 +19,7 @@ use crate::{
     segment::{
         columns::BlockBounds,
         lanes::{LANE, LANES},
+        sets::Block,
         tops::{BlockTops, Outlier},
     },
     state::{CodeReader, ColumnView, layout::Numbers},
@@ -296,15 +297,15 @@ pub(super) fn push_listed<'s>(
     let passing =
         Codes { first: passing.first.max(first), last: passing.last.min(last), missing: passing.missing && missing };
     watch::block()?;
-    let (mut ids, descends) = (listed.ids.iter().copied(), best.descends());
     // In the order of their rows, where codes follow ids: so they need hardly be sorted.
-    while let Some(within) = if descends { ids.next_back() } else { ids.next() } {
+    each_id(Block::of(listed.ids), best.descends(), |within| {
         let code = codes.get(within);
         if passing.pass(code) && listed.passes(matcher, within)? {
             let id = id_of(number, within);
             best.push(code, id, || Ok(!hidden.contains(matcher, id)?))?;
         }
-    }
+        Ok(true)
+    })?;
     best.tighten();
     Ok(())
 }

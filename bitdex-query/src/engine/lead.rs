@@ -315,18 +315,19 @@ impl<'s> Way<'_, 's> {
     ) -> Result<()> {
         let hidden = matcher.hidden.as_ref().zip(position);
         let hidden = hidden.and_then(|(hidden, position)| hidden.column.of_segment(position));
-        for (code, id) in ids.iter() {
-            if best.may_enter(*code, *id) {
-                self.probes.fetch(matcher, *id)?;
+        let mut entering = 0;
+        for n in 0..ids.len() {
+            let (code, id) = ids[n];
+            if best.may_enter(code, id) {
+                self.probes.fetch(matcher, id)?;
+                ids[entering] = (code, id);
+                entering += 1;
             }
         }
         let mut passing = 0;
-        for n in 0..ids.len() {
+        for n in 0..entering {
             let (code, id) = ids[n];
-            if best.may_enter(code, id)
-                && !self.is_of_term_before(matcher, term, id)?
-                && self.probes.contains(matcher, id)?
-            {
+            if !self.is_of_term_before(matcher, term, id)? && self.probes.contains(matcher, id)? {
                 hidden.iter().for_each(|codes| codes.fetch(id));
                 ids[passing] = (code, id);
                 passing += 1;

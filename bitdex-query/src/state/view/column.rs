@@ -392,6 +392,11 @@ impl<'s> CodeReader<'s> {
         if let Some(base) = &self.base {
             ids.for_each(|id| base.fetch(id));
         }
+        self.fetch_said(ids);
+    }
+
+    /// Asks for what tells of which of some ids layers above the base speak.
+    fn fetch_said(&self, ids: Block<'_>) {
         for layer in &self.above {
             ids.for_each(|id| {
                 if let Some(lane) = layer.lane(lane_of(id)) {
@@ -431,10 +436,7 @@ impl<'s> CodeReader<'s> {
         match set {
             Block::Empty => {}
             Block::Array(array) => {
-                for layer in &self.above {
-                    let lanes = array.iter().filter_map(|id| Some((layer.lane(lane_of(*id))?, *id)));
-                    lanes.for_each(|(lane, id)| lane.lane.fetch(id));
-                }
+                self.fetch_said(set);
                 for of_lane in array.chunk_by(|a, b| lane_of(*a) == lane_of(*b)) {
                     let n = of_lane.first().map_or(0, |id| lane_of(*id));
                     for lane in self.above.iter().filter_map(|layer| layer.lane(n)) {
