@@ -180,6 +180,18 @@ impl<'q, 's> Best<'q, 's> {
         }
     }
 
+    /// What tells of all of them where ranks do, in their order.
+    pub(super) fn into_ranks(self) -> Vec<Rank> {
+        match self.rows {
+            Rows::Plain(mut rows) => {
+                rows.sort_unstable();
+                rows.truncate(self.want);
+                rows
+            }
+            Rows::Keyed(_) => Vec::new(),
+        }
+    }
+
     /// In their order.
     pub(super) fn finish(self) -> Vec<u32> {
         let (want, descending, sorter) = (self.want, self.descending, self.sorter);

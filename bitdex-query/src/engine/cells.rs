@@ -18,6 +18,7 @@ use crate::{
     segment::{
         BLOCKS_PER_SEGMENT,
         cells::{Cells, Mask},
+        orders::Entry,
         sets::{Block, WORDS},
     },
     state::{CellBlock, CodeReader, Operand, State},
@@ -119,10 +120,44 @@ impl<'s> CellTests<'s> {
         Some(Passing { cells, mask: all })
     }
 
+    /// Those of the segment at a position; `None`: its cells do not tell.
+    pub(super) fn segment(&self, position: usize) -> Option<SegmentCells<'s>> {
+        let passing = Rc::clone(self.passing(position)?);
+        Some(SegmentCells { passing, moved: self.state.moves_cells() })
+    }
+
     /// Those of a block; `None`: cells do not tell there.
     pub(super) fn block(&self, number: u16) -> Option<BlockCells<'s>> {
         let passing = self.passing(self.state.segment_of(number)?)?;
         Some(BlockCells::new(self.state, number, passing))
+    }
+}
+
+/// Of one segment.
+#[derive(Debug)]
+pub(super) struct SegmentCells<'s> {
+    passing: Rc<Passing<'s>>,
+    /// Whether layers above the base say that any may be others.
+    moved: bool,
+}
+
+impl SegmentCells<'_> {
+    /// Asks for what tells of an id.
+    #[inline]
+    pub(super) fn fetch(&self, id: u32) {
+        self.passing.cells.fetch(id);
+    }
+
+    /// Whether an id passes by the cell that the base says it has.
+    #[inline]
+    pub(super) fn base_passes(&self, of: Entry) -> bool {
+        self.passing.cells.near_passes(of.id(), of.cell(), &self.passing.mask)
+    }
+
+    /// Whether an id passes; `None`: what its block's cells say has to be asked.
+    #[inline]
+    pub(super) fn passes(&self, id: u32) -> Option<bool> {
+        (!self.moved).then(|| self.passing.cells.passes(id, &self.passing.mask))
     }
 }
 

@@ -7,6 +7,7 @@ use super::{
     best::Best,
     cells::{LISTED, Listed},
     evaluate::{Begin, Matcher, block_of, by_segment, id_of, within_block},
+    few::Few,
     hidden::Hidden,
     order::{After, Rank},
     plan::Asked,
@@ -48,6 +49,12 @@ impl Codes {
     pub(super) fn pass(&self, code: Option<u64>) -> bool {
         code.map_or(self.missing, |code| self.first <= code && code <= self.last)
     }
+
+    /// Those of them that may be among the first.
+    pub(super) fn within(self, best: &Best<'_, '_>) -> Self {
+        let (first, last, missing) = best.codes();
+        Self { first: self.first.max(first), last: self.last.min(last), missing: self.missing && missing }
+    }
 }
 
 impl<'s> Asked<'_, 's> {
@@ -76,12 +83,23 @@ pub(super) fn gather<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>) -> Res
     match sorter.first() {
         Some(column) => {
             let codes = asked.spared_first(matcher, column, &mut best)?;
-            let way = Way { column, passing: codes, descending: sorter.first_descends() };
-            by_column(matcher, way, blocks, &mut best)?;
+            of_column(matcher, column, (codes, blocks), &asked, &mut best)?;
         }
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
     }
     Ok(best.finish())
+}
+
+/// Pushes the first rows of some blocks whose codes pass.
+pub(super) fn of_column<'s>(
+    matcher: &mut Matcher<'s>,
+    column: ColumnView<'s>,
+    (passing, blocks): (Codes, &[u16]),
+    asked: &Asked<'_, 's>,
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
+    let way = Way { column, passing, descending: asked.sorter.first_descends() };
+    by_column(matcher, way, (blocks, asked.want), best)
 }
 
 /// What is visited of a column, in which order.
@@ -92,8 +110,17 @@ struct Way<'s> {
     descending: bool,
 }
 
-/// Blocks, and the rank before all of their rows but for outliers.
+/// Blocks of one segment, and the rank before all of their rows but for outliers.
 type Run<'b> = (Rank, &'b [u16]);
+
+/// What is visited.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Visit<'b> {
+    /// By the rank before all of its rows but for outliers.
+    Block(Rank),
+    /// All of these blocks at once, of the segment at a position.
+    Few(usize, &'b [u16]),
+}
 
 impl<'s> Way<'s> {
     /// `bounds` of what has this number.
@@ -105,14 +132,19 @@ impl<'s> Way<'s> {
         Rank::new((bounds.count > 0).then_some(code), number, self.descending)
     }
 
-    fn ready(&self, visit: Rank, matcher: &Matcher<'s>, best: &Best<'_, '_>) -> Result<Ready<'s>> {
-        let number = visit.id(self.descending) as u16;
+    fn ready(&self, visit: Visit<'_>, matcher: &mut Matcher<'s>, best: &Best<'_, '_>) -> Result<Ready<'s>> {
+        let number = match visit {
+            Visit::Block(rank) => rank.id(self.descending) as u16,
+            Visit::Few(position, blocks) => {
+                return matcher.few((position, blocks), self.column, best.is_full()).map(Ready::Few);
+            }
+        };
         let codes = self.column.reader(number)?;
         let listed = matcher.listed(number, LISTED)?;
         if let Some(listed) = &listed {
             listed.fetch_with(&codes, best.is_full());
         }
-        Ok(Ready { number, codes, listed })
+        Ok(Ready::Block { number, codes, listed })
     }
 }
 
@@ -120,6 +152,8 @@ impl<'s> Way<'s> {
 /// no block is looked at.
 struct Visits<'b, 's> {
     way: Way<'s>,
+    /// How many rows are wanted.
+    want: usize,
     /// Those of which no block was looked at; the next one last.
     runs: SmallVec<[Run<'b>; 16]>,
     /// Each with the rank before all of its rows but for outliers; the next one last.
@@ -127,45 +161,63 @@ struct Visits<'b, 's> {
 }
 
 impl<'b, 's> Visits<'b, 's> {
-    /// `room`: empty.
-    fn new(way: Way<'s>, blocks: &'b [u16], room: Vec<Rank>) -> Result<Self> {
-        let mut runs = SmallVec::new();
-        if way.column.follows_ids() {
-            for of_segment in by_segment(blocks) {
-                let first = of_segment.first().copied().unwrap_or_default();
-                runs.push((way.first_of(way.column.segment_bounds(of_segment)?.inner, first.into()), of_segment));
+    fn new(way: Way<'s>, blocks: &'b [u16], want: usize, matcher: &mut Matcher<'s>) -> Result<Self> {
+        let mut visits = Self { way, want, runs: SmallVec::new(), blocks: matcher.pool.visits() };
+        let follows = way.column.follows_ids();
+        for blocks in by_segment(blocks) {
+            if follows {
+                let number = blocks.first().copied().unwrap_or_default();
+                visits.runs.push((way.first_of(way.column.segment_bounds(blocks)?.inner, number.into()), blocks));
+            } else if matcher.has_few(blocks, want)?.is_some() {
+                visits.runs.push((Rank::FIRST, blocks));
+            } else {
+                visits.look_at(blocks)?;
             }
-            runs.sort_unstable_by(|a: &Run<'_>, b| b.cmp(a));
-        } else {
-            runs.push((Rank::FIRST, blocks));
         }
-        Ok(Self { way, runs, blocks: room })
+        visits.runs.sort_unstable_by(|a, b| b.cmp(a));
+        visits.sort();
+        Ok(visits)
     }
 
-    /// The next block that may have a row among the first.
-    fn peek(&mut self, best: &Best<'_, '_>) -> Result<Option<Rank>> {
-        while let Some((first, run)) = self.runs.last()
-            && self.blocks.last().is_none_or(|next| first <= next)
-            && !best.is_beyond_all(*first)
+    fn look_at(&mut self, blocks: &[u16]) -> Result<()> {
+        for number in blocks {
+            let bounds = self.way.column.inner_bounds(*number)?;
+            self.blocks.push(self.way.first_of(bounds, (*number).into()));
+        }
+        Ok(())
+    }
+
+    fn sort(&mut self) {
+        // Where codes follow ids, nearly all of them are in order, which this sort makes use of.
+        self.blocks.sort_by(|a, b| b.cmp(a));
+    }
+
+    /// The next one that may have a row among the first.
+    fn peek(&mut self, matcher: &Matcher<'s>, best: &Best<'_, '_>) -> Result<Option<Visit<'b>>> {
+        let Way { passing, descending, .. } = self.way;
+        // Behind the last code there are only ids without one.
+        let may_hold =
+            |first: Rank| !best.is_beyond_all(first) && (passing.missing || first.code(descending).is_some());
+        while let Some((first, blocks)) = self.runs.last().copied()
+            && self.blocks.last().is_none_or(|next| first <= *next)
+            && may_hold(first)
         {
-            for number in *run {
-                let bounds = self.way.column.inner_bounds(*number)?;
-                self.blocks.push(self.way.first_of(bounds, (*number).into()));
+            if let Some(position) = matcher.has_few(blocks, self.want)? {
+                return Ok(Some(Visit::Few(position, blocks)));
             }
-            // Where codes follow ids, nearly all of them are in order, which this sort makes use of.
-            self.blocks.sort_by(|a, b| b.cmp(a));
+            self.look_at(blocks)?;
+            self.sort();
             self.runs.pop();
         }
-        let Way { passing, descending, .. } = self.way;
-        let next = self.blocks.last().copied().filter(|next| !best.is_beyond_all(*next));
-        // Behind the last code there are only ids without one.
-        Ok(next.filter(|next| passing.missing || next.code(descending).is_some()))
+        Ok(self.blocks.last().copied().filter(|next| may_hold(*next)).map(Visit::Block))
     }
 
-    fn next(&mut self, best: &Best<'_, '_>) -> Result<Option<Rank>> {
-        let next = self.peek(best)?;
-        if next.is_some() {
-            self.blocks.pop();
+    fn next(&mut self, matcher: &Matcher<'s>, best: &Best<'_, '_>) -> Result<Option<Visit<'b>>> {
+        let next = self.peek(matcher, best)?;
+        match next {
+            Some(Visit::Few(..)) => drop(self.runs.pop()),
+            Some(Visit::Block(_)) => drop(self.blocks.pop()),
+            None => {}
         }
         Ok(next)
     }
@@ -177,37 +229,54 @@ impl<'b, 's> Visits<'b, 's> {
     }
 }
 
-/// A block, of which is asked for what will be read.
-struct Ready<'s> {
-    number: u16,
-    codes: CodeReader<'s>,
-    listed: Option<Listed<'s>>,
+/// What is visited next, of which is asked for what will be read.
+#[expect(clippy::large_enum_variant, reason = "one or two at a time, on the stack: a box would be made for each block")]
+enum Ready<'s> {
+    Block { number: u16, codes: CodeReader<'s>, listed: Option<Listed<'s>> },
+    Few(Few<'s>),
 }
 
-fn by_column<'s>(matcher: &mut Matcher<'s>, way: Way<'s>, blocks: &[u16], best: &mut Best<'_, '_>) -> Result<()> {
+fn by_column<'s>(
+    matcher: &mut Matcher<'s>,
+    way: Way<'s>,
+    (blocks, want): (&[u16], usize),
+    best: &mut Best<'_, '_>,
+) -> Result<()> {
     let Way { column, passing, descending } = way;
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
-    let mut visits = Visits::new(way, blocks, matcher.pool.visits())?;
+    let mut visits = Visits::new(way, blocks, want, matcher)?;
     let mut hidden = Hidden::default();
-    let mut next: Option<(Rank, Ready<'s>)> = None;
-    while let Some(visit) = visits.next(best)? {
-        let Ready { number, codes, listed } = match next.take() {
+    let mut next: Option<(Visit<'_>, Ready<'s>)> = None;
+    while let Some(visit) = visits.next(matcher, best)? {
+        let ready = match next.take() {
             Some((of, ready)) if of == visit => ready,
             _ => way.ready(visit, matcher, best)?,
         };
-        if let Some(listed) = listed {
-            // While its ids are looked at, what the next one needs comes.
-            if listed.ids.len() <= AHEAD
-                && let Some(behind) = visits.peek(best)?
-            {
-                next = Some((behind, way.ready(behind, matcher, best)?));
+        let ids = match &ready {
+            Ready::Few(few) => Some(few.len()),
+            Ready::Block { listed, .. } => listed.as_ref().map(|listed| listed.ids.len()),
+        };
+        // While its ids are looked at, what the next one needs comes.
+        if ids.is_some_and(|ids| ids <= AHEAD)
+            && let Some(behind) = visits.peek(matcher, best)?
+        {
+            next = Some((behind, way.ready(behind, matcher, best)?));
+        }
+        let (number, codes, listed) = match ready {
+            Ready::Few(few) => {
+                few.push(matcher, &mut hidden, column, passing, best)?;
+                few.leave(matcher);
+                continue;
             }
+            Ready::Block { number, codes, listed } => (number, codes, listed),
+        };
+        if let Some(listed) = listed {
             push_listed(matcher, &mut hidden, (number, &codes), passing, &listed, best)?;
             continue;
         }
         let tops = column.tops(number)?.filter(|_| descending);
-        if let Some(tops) = &tops
-            && visit.code(descending).is_some_and(|code| code < passing.first)
+        if let (Some(tops), Visit::Block(first)) = (&tops, visit)
+            && first.code(descending).is_some_and(|code| code < passing.first)
             && !passing.missing
             && each_outlier(matcher, &mut hidden, (number, &codes, tops), passing, best)?
         {
@@ -293,9 +362,7 @@ pub(super) fn push_listed<'s>(
     listed: &Listed<'_>,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    let (first, last, missing) = best.codes();
-    let passing =
-        Codes { first: passing.first.max(first), last: passing.last.min(last), missing: passing.missing && missing };
+    let passing = passing.within(best);
     watch::block()?;
     // In the order of their rows, where codes follow ids: so they need hardly be sorted.
     each_id(Block::of(listed.ids), best.descends(), |within| {

@@ -15,10 +15,12 @@ mod distinct;
 mod evaluate;
 mod explain;
 mod facets;
+mod few;
 mod filter;
 mod fused;
 mod gather;
 mod hidden;
+mod in_order;
 mod lead;
 mod named;
 mod order;
@@ -57,7 +59,7 @@ use self::{
     filter::Test,
     hidden::Shown,
     order::{After, Order, Sorter},
-    plan::{Asked, Estimates},
+    plan::{Asked, Estimates, Lists},
     trace::Trace,
     tree::Resolver,
     walk::Walk,
@@ -252,7 +254,7 @@ fn page<'s>(
     }
     let range = matcher.root.range(first.field);
     let asked = Asked { sorter: &sorter, range, shown: &shown, blocks: &blocks, after, want };
-    let (estimates, mut led) = Estimates::new(&matcher.root, &asked, state.documents(), how.plan)?;
+    let (estimates, mut lists) = Estimates::new(&matcher.root, &asked, state.documents(), how.plan)?;
     if let Some(trace) = how.trace {
         trace.run(|run| run.estimates = Some(estimates));
     }
@@ -274,7 +276,7 @@ fn page<'s>(
         None => None,
     };
     if let Some((at, step)) = taken {
-        if let Some(led) = &mut led {
+        if let Some(Lists::ByCode(led)) = &mut lists {
             led.without(at);
         }
         if let Some(trace) = how.trace {
@@ -284,10 +286,14 @@ fn page<'s>(
     let mut by_blocks = plan;
     let mut given_up = "";
     if plan == Plan::Lead {
-        if let (Some(led), Some(column)) = (led, sorter.first()) {
+        if let (Some(lists), Some(column)) = (lists, sorter.first()) {
             told("lead");
             let steps = how.plan.map_or_else(|| estimates.patience(plan), |_| usize::MAX);
-            if let Some(found) = led.run(matcher, asked, column, (estimates.share, state.documents()), steps)? {
+            let found = match lists {
+                Lists::ByCode(led) => led.run(matcher, asked, column, (estimates.share, state.documents()), steps)?,
+                Lists::InOrder(lists) => lists.run(matcher, asked, column)?,
+            };
+            if let Some(found) = found {
                 ended(how, found.len());
                 return Ok(found);
             }

@@ -204,6 +204,10 @@ impl<'s> Sorter<'s> {
         self.columns.first().is_some_and(|(key, _)| key.descending)
     }
 
+    pub(super) fn state(&self) -> &'s State {
+        self.state
+    }
+
     /// Whether [`Rank`] is the whole order.
     pub(super) fn is_plain(&self) -> bool {
         matches!(self.columns.as_slice(), [(_, column)] if column.is_none_or(|column| column.is_exact()))

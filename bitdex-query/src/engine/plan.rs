@@ -4,6 +4,7 @@ use std::fmt;
 
 use super::{
     hidden::Shown,
+    in_order::InOrder,
     lead::Led,
     order::{After, Sorter},
     set::SPARSE,
@@ -64,6 +65,12 @@ mod cost {
     pub(super) const LED_STEP: f64 = 40.0;
     /// A list that is begun.
     pub(super) const LIST: f64 = 300.0;
+    /// One step through a term's ids that lie in the order of codes, with their cells.
+    pub(super) const ORDERED_STEP: f64 = 3.0;
+    /// A segment with such ids.
+    pub(super) const ORDERED: f64 = 100.0;
+    /// One of its ids in a block that is gone through by itself.
+    pub(super) const APART: f64 = 5.0;
     /// One of a term's ids where there is no list.
     pub(super) const UNLISTED: f64 = 40.0;
     /// A block in which layers above the base say something.
@@ -128,6 +135,15 @@ pub(super) struct Asked<'q, 's> {
     pub(super) want: usize,
 }
 
+/// What [`Plan::Lead`] goes through.
+#[derive(Debug)]
+pub(super) enum Lists<'s> {
+    /// Where codes have nothing to do with ids.
+    ByCode(Box<Led<'s>>),
+    /// Where they follow them.
+    InOrder(Box<InOrder<'s>>),
+}
+
 impl Estimates {
     /// `forced`: which plan is taken, whatever it costs.
     pub(super) fn new<'s>(
@@ -135,7 +151,7 @@ impl Estimates {
         asked: &Asked<'_, 's>,
         documents: u64,
         forced: Option<Plan>,
-    ) -> Result<(Self, Option<Led<'s>>)> {
+    ) -> Result<(Self, Option<Lists<'s>>)> {
         let Asked { sorter, range, shown, blocks, want, .. } = *asked;
         let documents = documents.max(1);
         let matches = root.estimate(documents);
@@ -183,6 +199,17 @@ impl Estimates {
         };
         let walk_ns = steps * step_ns + walked * (cost::BLOCK + operands * cost::SPARSE);
         let gather_ns = gathered * block + (matches as f64 * (gathered / all) * code).min(rows) + all * cost::LEFT_OUT;
+        let in_order = |steps: f64, lists: usize| steps * cost::ORDERED_STEP + lists as f64 * cost::ORDERED;
+        let is_worth = |steps, lists| forced.is_some() || in_order(steps, lists) < walk_ns.min(gather_ns);
+        if spread < 1.0
+            && let Some(lists) =
+                InOrder::find(root, column, asked, (matches, (within as f64 / documents as f64).min(1.0)), is_worth)?
+        {
+            let (blocks, ids) = lists.apart();
+            let apart = blocks as f64 * block + ids as f64 * cost::APART;
+            let lead_ns = in_order(lists.steps, lists.len()) + apart;
+            return Ok((Self { walk_ns, gather_ns, lead_ns, step_ns, ..none }, Some(Lists::InOrder(Box::new(lists)))));
+        }
         let (mut share, mut led) = (f64::INFINITY, None);
         if sorter.first_descends()
             && spread >= 1.0
@@ -217,7 +244,10 @@ impl Estimates {
                 + led.ids as f64 * cost::UNLISTED
                 + if layers > 0 { raised + all * cost::OVERLAID } else { 0.0 }
         });
-        Ok((Self { walk_ns, gather_ns, skim_ns, share, lead_ns, step_ns, ..none }, led))
+        Ok((
+            Self { walk_ns, gather_ns, skim_ns, share, lead_ns, step_ns, ..none },
+            led.map(|led| Lists::ByCode(Box::new(led))),
+        ))
     }
 
     pub(super) fn of(&self, plan: Plan) -> f64 {

@@ -18,6 +18,7 @@ mod features;
 mod fuzz;
 mod leading;
 mod named;
+mod ordered;
 
 use super::{Counted, How, Plan, count, cursor_sequence, get, matching, search, search_how};
 use crate::{

@@ -160,6 +160,12 @@ impl<'s> And<'s> {
         })
     }
 
+    /// Whether a child is the test of [`And::range`].
+    pub(super) fn is_range(&self, child: &Child<'s>, field: FieldId) -> bool {
+        let at = self.find_range(field).map(|(at, _)| at);
+        at.and_then(|at| self.positives.get(at)).is_some_and(|of| std::ptr::eq(of, child))
+    }
+
     pub(super) fn range(&self, field: FieldId) -> Option<(u64, u64)> {
         self.find_range(field).map(|(_, range)| range)
     }

@@ -192,6 +192,37 @@ impl Cells {
         }
     }
 
+    /// Whether the cell of an id of the segment is in the mask.
+    #[inline]
+    pub fn passes(&self, id: u32, mask: &[u64]) -> bool {
+        let within = id as usize & (IDS - 1);
+        match self.near.get(within) {
+            Some(&RARE) => is_in(self.block(within >> BLOCK_BITS).rarely(id as u16), mask),
+            Some(cell) => is_in((*cell).into(), mask),
+            None => is_in(ABSENT, mask),
+        }
+    }
+
+    /// The cell of an id of the segment as one byte tells it; see [`Cells::near_passes`].
+    pub(super) fn near(&self, id: u32) -> u8 {
+        self.near.get(id as usize & (IDS - 1)).copied().unwrap_or(ABSENT as u8)
+    }
+
+    /// Whether the cell of an id of the segment is in the mask, by its byte.
+    #[inline]
+    pub fn near_passes(&self, id: u32, cell: u8, mask: &[u64]) -> bool {
+        match cell {
+            RARE => self.passes(id, mask),
+            cell => is_in(cell.into(), mask),
+        }
+    }
+
+    /// Asks for the cell of an id of the segment before it is read.
+    #[inline]
+    pub fn fetch(&self, id: u32) {
+        self.near.get(id as usize & (IDS - 1)).into_iter().for_each(fetch);
+    }
+
     /// The documents of a block whose cells are in the mask.
     pub fn count(&self, n: usize, mask: &[u64]) -> u64 {
         Self::sum(self.counts.get(n * self.cells..(n + 1) * self.cells).unwrap_or_default(), mask)

@@ -462,6 +462,22 @@ impl Column {
         Ok(is_it.then_some(Place { rank, before, behind }))
     }
 
+    /// A code that none is greater than of those up to `most`; `None`: there are none. Where greater ones are, that is the
+    /// greatest.
+    pub fn greatest(&self, most: u64) -> Result<Option<u64>> {
+        let Some((least, greatest)) = self.span().filter(|(least, _)| *least <= most) else { return Ok(None) };
+        let Some(behind) = most.checked_add(1).filter(|_| greatest > most) else { return Ok(Some(greatest)) };
+        let before = match self.remembered(behind, 0)? {
+            Some(place) => place.before,
+            None => {
+                let rank = self.rank(behind, 0)?;
+                self.remember(rank);
+                rank.checked_sub(1).map(|before| self.pair(before)).transpose()?
+            }
+        };
+        Ok(before.map(|(code, _)| code).filter(|code| *code >= least))
+    }
+
     /// Number of (code, id) below the given one.
     pub fn rank(&self, code: u64, id: u32) -> Result<usize> {
         // Ranks at whose fence (code, id) is still below.

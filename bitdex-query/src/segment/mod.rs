@@ -10,6 +10,7 @@ pub mod kept;
 mod keys;
 pub mod lanes;
 pub mod leaders;
+pub mod orders;
 pub mod overridden;
 mod parts;
 pub mod peaks;

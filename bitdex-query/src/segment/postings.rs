@@ -70,6 +70,8 @@ const FEW_MAX: usize = 126;
 const MANY: u8 = 255;
 /// Forms of terms that [`Postings::each_frequent`] tells; in tests several ids are enough.
 const FREQUENT: RangeInclusive<u8> = if cfg!(test) { 3..=MANY } else { MANY..=MANY };
+/// [`Posting::term`] of `Exists`.
+const EXISTS: u32 = u32::MAX;
 /// u16 in `few` of a term with a directory.
 const MANY_UNITS: usize = 4;
 
@@ -450,7 +452,7 @@ impl Postings {
     pub fn get_with_position(&self, term: Term<'_>) -> Result<Option<(usize, Posting<'_>)>> {
         match term {
             Term::Exists if self.meta.exists_blocks == 0 => Ok(None),
-            Term::Exists => self.many(self.meta.exists, self.meta.exists_blocks).map(|posting| Some((0, posting))),
+            Term::Exists => self.exists().map(|posting| Some((0, posting))),
             Term::Value(value) => match self.find(value)? {
                 Ok(position) => self.posting(position).map(|posting| Some((position + self.has_exists(), posting))),
                 Err(_) => Ok(None),
@@ -550,12 +552,29 @@ impl Postings {
         Ok(())
     }
 
+    /// Calls `each` with the values that have so many ids or more: the number that [`Posting::term`] tells, and the set.
+    pub(super) fn each_with_ids(&self, least: u64, mut each: impl FnMut(u32, Posting<'_>) -> Result<()>) -> Result<()> {
+        for (position, form) in self.forms.all::<u8>(&self.section)?.iter().enumerate() {
+            if u64::from(form & !FEW) >= least {
+                let posting = self.posting(position)?;
+                if posting.len() >= least {
+                    each(posting.term, posting)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
     /// The set of the term at a position.
     pub fn set_at(&self, position: usize) -> Result<Posting<'_>> {
         match position.checked_sub(self.has_exists()) {
             Some(position) => self.posting(position),
-            None => self.many(self.meta.exists, self.meta.exists_blocks),
+            None => self.exists(),
         }
+    }
+
+    fn exists(&self) -> Result<Posting<'_>> {
+        self.many(EXISTS, self.meta.exists, self.meta.exists_blocks)
     }
 
     /// Number of terms.
@@ -593,7 +612,7 @@ impl Postings {
             (0, _) => return Err(damaged()),
             (MANY, &[low, high, blocks, blocks_high]) => {
                 let join = |low: u16, high: u16| u32::from(low) | u32::from(high) << 16;
-                return self.many(join(low, high), join(blocks, blocks_high));
+                return self.many(position as u32, join(low, high), join(blocks, blocks_high));
             }
             (1..FEW, [number, ids @ ..]) => Shape::One { number: *number, ids },
             (_, [blocks, rest @ ..]) => {
@@ -606,14 +625,14 @@ impl Postings {
             }
             _ => return Err(damaged()),
         };
-        Ok(Posting { postings: self, shape })
+        Ok(Posting { postings: self, term: position as u32, shape })
     }
 
-    fn many(&self, directory: u32, blocks: u32) -> Result<Posting<'_>> {
+    fn many(&self, term: u32, directory: u32, blocks: u32) -> Result<Posting<'_>> {
         let at = directory as usize;
         let total = self.directories.get::<u64>(&self.section, at)?;
         let entries = self.directories.slice::<Entry>(&self.section, at + 1, blocks as usize)?;
-        Ok(Posting { postings: self, shape: Shape::Many { total, entries, behind: at + 1 + entries.len() } })
+        Ok(Posting { postings: self, term, shape: Shape::Many { total, entries, behind: at + 1 + entries.len() } })
     }
 }
 
@@ -638,6 +657,7 @@ fn units(form: u8) -> u16 {
 #[derive(Debug, Clone, Copy)]
 pub struct Posting<'a> {
     postings: &'a Postings,
+    term: u32,
     shape: Shape<'a>,
 }
 
@@ -661,6 +681,11 @@ enum Shape<'a> {
 }
 
 impl<'a> Posting<'a> {
+    /// Its number among the field's values.
+    pub(super) fn term(&self) -> u32 {
+        self.term
+    }
+
     /// Number of ids. Cheap.
     pub fn len(&self) -> u64 {
         match self.shape {

@@ -28,6 +28,7 @@ use crate::{
 
 mod cells;
 mod leaders;
+mod orders;
 mod overridden;
 mod peaks;
 mod segments;

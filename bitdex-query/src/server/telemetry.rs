@@ -8,7 +8,10 @@ use metrics_exporter_prometheus::{BuildError, Matcher, PrometheusBuilder, Promet
 use tokio::time::Instant;
 
 use super::service::Service;
-use crate::{node::Role, segment::cells};
+use crate::{
+    node::Role,
+    segment::{cells, orders},
+};
 
 /// How often observations are folded into their histograms where nobody scrapes.
 const UPKEEP: Duration = Duration::from_secs(5);
@@ -90,6 +93,7 @@ pub(super) fn render(handle: &PrometheusHandle, service: &Service) -> String {
         gauge!("bitdex_documents").set(state.documents() as f64);
         gauge!("bitdex_catching_up").set(flag(state.catching_up()));
         gauge!("bitdex_cell_bytes").set(cells::held() as f64);
+        gauge!("bitdex_order_bytes").set(orders::held() as f64);
         gauge!("bitdex_named_filter_bytes").set(state.files().filter_sets().bytes() as f64);
         if let Some(bytes) = node.pinned_bytes() {
             gauge!("bitdex_pinned_bytes").set(bytes as f64);

@@ -1,10 +1,10 @@
 //! What a manifest names, opened: the base and the checkpoint of a version.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
     sync::{
-        Arc, OnceLock,
+        Arc, Mutex, OnceLock,
         atomic::{AtomicBool, Ordering},
     },
     thread,
@@ -27,6 +27,7 @@ use crate::{
         BLOCK_BITS, SEGMENT_BITS,
         cells::{self, Cells},
         columns::SparseColumn,
+        orders::Orders,
         postings::Role,
         segment::Segment,
         sets::{Block, BlockBuffer, OwnedBlock, WORDS},
@@ -70,6 +71,8 @@ pub struct Files {
     known_terms: KnownTerms,
     frequent_terms: Arc<FrequentTerms>,
     making_cells: AtomicBool,
+    /// Fields, with columns, whose orders are made, or were.
+    making_orders: Mutex<Vec<(FieldId, FieldId)>>,
     /// See [`Files::moved`].
     moved: OnceLock<Option<MovedIds>>,
     /// The generation that a load makes of these files, which are a base without a checkpoint.
@@ -111,6 +114,7 @@ impl Files {
             staged: Vec::new(),
             filter_sets: FilterSets::default(),
             making_cells: AtomicBool::new(false),
+            making_orders: Mutex::default(),
             moved: OnceLock::new(),
             prepared_for: None,
             used: AtomicBool::new(false),
@@ -283,12 +287,51 @@ impl Files {
         });
     }
 
+    /// The orders of a field's terms in a segment, by its position; see [`Segment::order`]. Where making them would hold up
+    /// who asks, that is done meanwhile, and there are none until then. `None` also where cells are not made.
+    pub(crate) fn order(&self, position: usize, field: FieldId, column: FieldId) -> Option<&Orders> {
+        let segment = self.segments.get(position)?;
+        match segment.made_order(field, column) {
+            Some(orders) => orders,
+            None if !segment.may_order(column) => None,
+            None if segment.documents_present() <= AT_ONCE => {
+                segment.cells(self.layout.single());
+                segment.order(field, column)
+            }
+            None => {
+                self.make_orders(field, column);
+                None
+            }
+        }
+    }
+
+    /// Makes the orders of a field's terms in all segments in a thread of its own, once, the newest segment first.
+    fn make_orders(&self, field: FieldId, column: FieldId) {
+        let Ok(mut making) = self.making_orders.lock() else { return };
+        if making.contains(&(field, column)) {
+            return;
+        }
+        making.push((field, column));
+        let (segments, layout) = (self.segments.clone(), Arc::clone(&self.layout));
+        aside("bitdex-orders", move || {
+            for segment in segments.iter().rev() {
+                segment.cells(layout.single());
+                segment.order(field, column);
+            }
+        });
+    }
+
     /// The ids of a block whose cells may not be what the base says, as the checkpoint changes them.
     pub(crate) fn moved(&self, block: u16) -> Block<'_> {
         // Where that cannot be read, all may be.
         let Some(moved) = self.moved.get_or_init(|| self.moved_ids().ok()) else { return Block::Bits(&ALL) };
         let at = moved.binary_search_by_key(&block, |(block, _)| *block).ok();
         at.and_then(|at| moved.get(at)).map_or(Block::Empty, |(_, ids)| ids.as_block())
+    }
+
+    /// Whether the checkpoint does so of any block.
+    pub(crate) fn moves_cells(&self) -> bool {
+        self.moved.get_or_init(|| self.moved_ids().ok()).as_ref().is_none_or(|moved| !moved.is_empty())
     }
 
     fn moved_ids(&self) -> Result<MovedIds> {
@@ -479,6 +522,13 @@ impl Files {
         let _ = self.moved(0);
         for segment in new().take_while(|_| go_on()) {
             segment.cells(self.layout.single());
+        }
+        let made: BTreeSet<_> = self.segments.iter().flat_map(|segment| segment.made_orders()).collect();
+        for (segment, (field, column)) in new().flat_map(|segment| made.iter().map(move |pair| (segment, pair))) {
+            if !go_on() {
+                return;
+            }
+            segment.order(*field, *column);
         }
         if go_on() {
             self.frequent_terms.seek(&self.segments);

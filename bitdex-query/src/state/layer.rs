@@ -106,6 +106,11 @@ impl LayerColumn {
         self.codes.block(number)
     }
 
+    /// The blocks that it says something of, ascending.
+    pub(crate) fn blocks(&self) -> impl Iterator<Item = u16> {
+        self.codes.blocks()
+    }
+
     /// The least code and the greatest of a block's ids; `None`: they have none.
     #[inline]
     pub(crate) fn block_span(&self, number: u16) -> Option<(u64, u64)> {
@@ -273,6 +278,11 @@ impl LayerSets {
     /// The ids of a block whose cells may not be what the base says.
     pub(crate) fn moved(&self, block: u16) -> Block<'_> {
         self.moved.find(&block).map_or(Block::Empty, |(chunk, at)| chunk.0[at].ids.as_block())
+    }
+
+    /// The blocks in which there are such, ascending.
+    pub(crate) fn moved_blocks(&self) -> impl Iterator<Item = u16> {
+        self.moved.range(Bound::Unbounded, Bound::Unbounded).map(|(chunk, at)| chunk.0[at].block)
     }
 
     /// Of heap, about.

@@ -34,10 +34,10 @@ pub use apply::Unsettled;
 pub use checkpoint::{Flushed, write_checkpoint};
 pub use decoded::Decoded;
 pub use files::Files;
-pub(crate) use layout::Layout;
+pub(crate) use layout::{Layout, Numbers};
 pub(crate) use recent::Recent;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Lead, LeadList, Operand, Raised, Walk};
+pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Lead, LeadList, Operand, Ordered, Raised, Walk};
 
 use layer::Layer;
 use layout::Place;

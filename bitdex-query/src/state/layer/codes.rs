@@ -63,6 +63,13 @@ impl Codes {
         self.segment_of(number)?.blocks.get(usize::from(number) % IN_SEGMENT)?.as_deref()
     }
 
+    /// Those that it says something of, ascending.
+    pub(super) fn blocks(&self) -> impl Iterator<Item = u16> {
+        let segments = self.segments.iter().enumerate().filter_map(|(n, of)| Some((n * IN_SEGMENT, of.as_deref()?)));
+        let blocks = segments.flat_map(|(first, of)| (first..).zip(&of.blocks));
+        blocks.filter(|(_, block)| block.is_some()).map(|(number, _)| number as u16)
+    }
+
     /// Of a block's ids.
     #[inline]
     pub(super) fn block_span(&self, number: u16) -> Span {

@@ -41,6 +41,11 @@ impl State {
         self.files.cells(position)
     }
 
+    /// Whether layers above the base say of any document that its cell may be another one.
+    pub(crate) fn moves_cells(&self) -> bool {
+        self.files.moves_cells() || self.heap_layers().any(|layer| !layer.sets.is_empty())
+    }
+
     /// The cells of a block, whose segment has some.
     pub(crate) fn cell_block<'s>(&'s self, cells: &'s Cells, block: u16) -> CellBlock<'s> {
         let mut moved = SmallVec::new();

@@ -124,7 +124,7 @@ impl<'s> ColumnView<'s> {
         }
     }
 
-    pub(super) fn field(&self) -> FieldId {
+    pub(crate) fn field(&self) -> FieldId {
         self.field
     }
 
@@ -166,7 +166,7 @@ impl<'s> ColumnView<'s> {
 
     /// What the checkpoint says of a block.
     #[inline]
-    fn checkpoint_of(&self, block: u16) -> Result<Option<(&'s Overridden, &'s [u64])>> {
+    pub(super) fn checkpoint_of(&self, block: u16) -> Result<Option<(&'s Overridden, &'s [u64])>> {
         match self.checkpoint.filter(|_| !self.files.has_taken_in_block(block)) {
             Some(checkpoint) => checkpoint.overridden(block),
             None => Ok(None),

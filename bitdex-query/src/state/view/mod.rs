@@ -7,6 +7,7 @@ pub(crate) mod combine;
 mod document;
 mod led;
 mod operand;
+mod ordered;
 mod raised;
 mod terms;
 mod walk;
@@ -16,6 +17,7 @@ pub(crate) use column::{CodeReader, ColumnView};
 pub(crate) use document::DocumentView;
 pub(crate) use led::{Lead, LeadList};
 pub(crate) use operand::Operand;
+pub(crate) use ordered::Ordered;
 pub(crate) use raised::Raised;
 pub(crate) use walk::Walk;
 

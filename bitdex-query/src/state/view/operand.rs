@@ -245,6 +245,79 @@ impl<'s> Operand<'s> {
         block
     }
 
+    /// Where the segment of a block stands among all; `None`: it is in no file.
+    pub(crate) fn position_of(&self, block: u16) -> Option<usize> {
+        self.state.files.position_of_block(block)
+    }
+
+    /// How many ids it has in blocks of the segment at a position, at most. `blocks`: of that segment.
+    pub(crate) fn most_within(&self, position: usize, blocks: &[u16]) -> Result<u64> {
+        let base = self.segment(position)?.map_or(0, |posting| posting.len());
+        if self.is_all_of_base() {
+            return Ok(base);
+        }
+        blocks.iter().try_fold(base, |sum, number| Ok(sum + u64::from(self.added_len(*number)?)))
+    }
+
+    /// How many ids it has in some blocks, at most.
+    pub(crate) fn most_of(&self, blocks: &[u16]) -> Result<u64> {
+        blocks.iter().try_fold(0, |sum, number| {
+            let base = self.base(*number)?.map_or(Ok(0), |posting| posting.block_len(*number))?;
+            Ok(sum + u64::from(base) + u64::from(self.added_len(*number)?))
+        })
+    }
+
+    /// How many ids layers above the base add to a block, at most.
+    fn added_len(&self, number: u16) -> Result<u32> {
+        let [of_checkpoint, _] = self.of_checkpoint(number);
+        let of_checkpoint = of_checkpoint.map_or(Ok(0), |added| added.posting.block_len(number))?;
+        let InMemory { frozen, active } = self.in_memory();
+        let in_memory = [frozen, active].into_iter().filter_map(|deltas| find(deltas, number));
+        Ok(in_memory.map(|delta| delta.added.len()).sum::<u32>() + of_checkpoint)
+    }
+
+    /// Calls `each` with the ids that it has in some blocks of the segment at a position, which ascend; so do the ids.
+    pub(crate) fn each_within(&self, position: usize, blocks: &[u16], mut each: impl FnMut(u32)) -> Result<()> {
+        let mut each_of =
+            |number: u16, block: Block<'_>| block.for_each(|id| each(u32::from(number) << BLOCK_BITS | u32::from(id)));
+        if self.is_all_of_base() {
+            if let Some(posting) = self.segment(position)? {
+                for n in 0..posting.blocks() {
+                    let (number, block) = posting.nth(n)?;
+                    if blocks.binary_search(&number).is_ok() {
+                        each_of(number, block);
+                    }
+                }
+            }
+            return Ok(());
+        }
+        let mut buffer = ROOM.take();
+        let all = blocks.iter().try_for_each(|number| {
+            each_of(*number, self.block(*number, &mut buffer)?);
+            Ok(())
+        });
+        ROOM.set(buffer);
+        all
+    }
+
+    pub(super) fn field(&self) -> FieldId {
+        self.field
+    }
+
+    /// Whether a document has one value of its field at most.
+    pub(crate) fn is_single(&self) -> bool {
+        self.state.layout.single().binary_search(&self.field).is_ok()
+    }
+
+    /// Calls `each` with the blocks that layers above the base change, some perhaps twice.
+    pub(super) fn changed_blocks(&self, mut each: impl FnMut(u16)) {
+        let InMemory { frozen, active } = self.in_memory();
+        frozen.iter().chain(active).for_each(|(number, _)| each(*number));
+        for changed in [&self.added, &self.removed].into_iter().flatten() {
+            changed.posting.numbers().for_each(&mut each);
+        }
+    }
+
     /// Whether no layer above the base changes any block.
     pub(crate) fn is_all_of_base(&self) -> bool {
         let InMemory { frozen, active } = self.in_memory();
