@@ -185,8 +185,11 @@ impl<'q, 's> Best<'q, 's> {
         match self.rows {
             Rows::Plain(mut rows) => {
                 rows.sort_unstable();
-                rows.truncate(self.want);
-                rows
+                let first = rows.iter().take(self.want).copied().collect();
+                rows.clear();
+                rows.shrink_to(KEPT);
+                ROOM.set(rows);
+                first
             }
             Rows::Keyed(_) => Vec::new(),
         }

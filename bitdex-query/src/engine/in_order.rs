@@ -31,11 +31,11 @@ const MOST: usize = 512;
 pub(super) struct InOrder<'s> {
     /// Each with where its segment stands.
     lists: SmallVec<[(usize, &'s Column); 16]>,
-    /// Segments that have few of the ids.
-    few: usize,
+    /// How many segments have any of the ids.
+    segments: usize,
     /// Blocks of which layers above the base say something.
     said: Numbers,
-    /// These, and the blocks of segments that have few: as far as they are asked for, ascending.
+    /// These, and the blocks of segments that have few, or no order: as far as they are asked for, ascending.
     apart: Vec<u16>,
     /// The term's ids there, about.
     ids_apart: u64,
@@ -106,39 +106,47 @@ impl<'s> InOrder<'s> {
         if !operand.is_single() || !is_worth(steps, by_segment(asked.blocks).count()) {
             return Ok(None);
         }
-        let (mut said, mut apart) = (Numbers::default(), Vec::new());
+        // Ids without a code come last, and lists have none of them.
+        if asked.after.is_some_and(|after| asked.sorter.after_code(after).is_none()) {
+            return Ok(None);
+        }
+        let (mut lists, mut without) = (SmallVec::<[(usize, &'s Column); 16]>::new(), SmallVec::<[usize; 16]>::new());
+        for blocks in by_segment(asked.blocks) {
+            watch::step()?;
+            let position = blocks.first().and_then(|number| operand.position_of(*number));
+            let Some((position, of_segment)) = position.and_then(|it| Some((it, column.of_segment(it)?))) else {
+                continue;
+            };
+            match column.ordered(operand, position)? {
+                Ordered::Nothing => {}
+                Ordered::Few | Ordered::NotMade => without.push(position),
+                Ordered::Made => lists.push((position, of_segment)),
+            }
+        }
+        if lists.is_empty() {
+            return Ok(None);
+        }
+        // An id that passes for what the base says lies in one of the blocks that are asked for: of others, what layers
+        // say needs not be known.
+        let mut said = Numbers::default();
         operand.add_changed(&mut said);
         column.add_said(asked.blocks, &mut said)?;
         if root.cells.is_some() {
             asked.sorter.state().add_moved(asked.blocks, &mut said);
         }
-        let (mut lists, mut few) = (SmallVec::new(), 0);
-        for blocks in by_segment(asked.blocks) {
-            let position = blocks.first().and_then(|number| operand.position_of(*number));
-            let of_segment = position.and_then(|it| Some((it, column.of_segment(it)?)));
-            let Some((position, of_segment)) = of_segment else {
-                apart.extend_from_slice(blocks);
-                continue;
-            };
-            match column.ordered(operand, position)? {
-                Ordered::NotMade => return Ok(None),
-                Ordered::Few => {
-                    few += 1;
-                    apart.extend_from_slice(blocks);
-                    continue;
-                }
-                Ordered::Nothing => {}
-                Ordered::Made => lists.push((position, of_segment)),
-            }
-            apart.extend(blocks.iter().filter(|number| said.contains((**number).into())));
-        }
+        let is_apart = |number: &&u16| {
+            let position = operand.position_of(**number);
+            said.contains((**number).into()) || position.is_none_or(|position| without.contains(&position))
+        };
+        let apart: Vec<u16> = asked.blocks.iter().filter(is_apart).copied().collect();
         let ids_apart = operand.most_of(&apart)?;
-        Ok((!lists.is_empty()).then_some(Self { lists, few, said, apart, ids_apart, steps }))
+        let segments = lists.len() + without.len();
+        Ok(Some(Self { lists, segments, said, apart, ids_apart, steps }))
     }
 
-    /// How many lists and segments there are.
-    pub(super) fn len(&self) -> usize {
-        self.lists.len() + self.few
+    /// How many segments have any of the ids.
+    pub(super) fn segments(&self) -> usize {
+        self.segments
     }
 
     /// How many blocks are gone through by themselves, and about how many ids the term has there.
@@ -146,19 +154,20 @@ impl<'s> InOrder<'s> {
         (self.apart.len(), self.ids_apart)
     }
 
-    /// `None` where some ids have no code, or cells do not tell.
+    /// `None` where ids without a code may be wanted, cells do not tell, or it takes more than so many `steps`.
     pub(super) fn run(
         &self,
         matcher: &mut Matcher<'s>,
         asked: Asked<'_, 's>,
         column: ColumnView<'s>,
+        steps: usize,
     ) -> Result<Option<Vec<u32>>> {
         let mut best = Best::new(asked.sorter, asked.after, asked.want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
         gather::of_column(matcher, column, (codes, &self.apart), &asked, &mut best)?;
         let mut hidden = Hidden::default();
         let others = best.into_ranks();
-        let mut merge = Merge { of: self, column, asked, codes, walked: 0 };
+        let mut merge = Merge { of: self, column, asked, codes, steps, walked: 0 };
         let found = merge.run(matcher, &mut hidden, &others)?;
         if let Some((trace, _)) = &matcher.trace {
             trace.run(|run| run.walked += merge.walked as u64);
@@ -185,6 +194,8 @@ struct Merge<'r, 'q, 's> {
     column: ColumnView<'s>,
     asked: Asked<'q, 's>,
     codes: Codes,
+    /// From so many on it gives up.
+    steps: usize,
     /// Ids that were looked at.
     walked: usize,
 }
@@ -203,9 +214,6 @@ impl<'s> Merge<'_, '_, 's> {
         let mut found = Vec::with_capacity(want.min(1024));
         let mut others = others.iter().copied().peekable();
         let after = after.map(|after| Rank::new(self.asked.sorter.after_code(after), after.id(), true));
-        if after.is_some_and(|after| after.code(true).is_none()) {
-            return Ok(None);
-        }
         let first = Rank::new(Some(self.codes.last), u32::MAX, true);
         let is_before = |rank: Rank| rank < first || after.is_some_and(|after| rank <= after);
         // Each behind a rank that comes before all that are left of it.
@@ -233,6 +241,9 @@ impl<'s> Merge<'_, '_, 's> {
             if rank.code(true).is_none_or(|code| code < self.codes.first) {
                 break;
             }
+            if self.walked >= self.steps {
+                return Ok(None);
+            }
             let (list, next) = match head {
                 Head::Before(list) => {
                     let Some(list) = self.open(matcher, list)? else { return Ok(None) };
@@ -258,7 +269,8 @@ impl<'s> Merge<'_, '_, 's> {
 
     fn open(&self, matcher: &Matcher<'s>, (position, column): (usize, &'s Column)) -> Result<Option<List<'s>>> {
         let Some((operand, _)) = only_term(&matcher.root, self.column) else { return Ok(None) };
-        let Some(entries) = self.column.in_order(operand, position)? else { return Ok(None) };
+        watch::step()?;
+        let Some(entries) = self.column.in_order(operand, position, self.codes.missing)? else { return Ok(None) };
         let cells = match &matcher.root.cells {
             None => None,
             Some(cells) => match cells.segment(position) {
@@ -269,8 +281,8 @@ impl<'s> Merge<'_, '_, 's> {
         Ok(Some(List { column, entries, cells }))
     }
 
-    /// Appends what passes of a list from a place on, as far as it comes up to `until`. Answers where that ends; `None`:
-    /// there are enough, or all others come behind the last code that passes.
+    /// Appends what passes of a list from a place on, as far as it comes up to `until`, or there were too many steps.
+    /// Answers where that ends; `None`: there are enough.
     fn some(
         &mut self,
         matcher: &Matcher<'s>,
@@ -284,12 +296,12 @@ impl<'s> Merge<'_, '_, 's> {
         let comes =
             |rank: Rank| until.is_none_or(|until| rank <= until) && rank.code(true).is_some_and(|code| code >= first);
         let mut chunk = FIRST;
-        while at < list.entries.len() {
+        while at < list.entries.len() && self.walked < self.steps {
             let to = (at + chunk).min(list.entries.len());
             chunk = (chunk * 2).min(MOST);
-            watch::steps((to - at) as u32)?;
             let is_whole = until.is_none() && first == 0 || list.rank(to - 1)?.is_some_and(comes);
             let end = if is_whole { to } else { list.behind(at, to, comes)? };
+            watch::steps((end - at) as u32 + 1)?;
             self.walked += end - at;
             for entry in list.entries.get(at..end).unwrap_or_default() {
                 let id = list.id(*entry);

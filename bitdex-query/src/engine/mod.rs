@@ -291,7 +291,7 @@ fn page<'s>(
             let steps = how.plan.map_or_else(|| estimates.patience(plan), |_| usize::MAX);
             let found = match lists {
                 Lists::ByCode(led) => led.run(matcher, asked, column, (estimates.share, state.documents()), steps)?,
-                Lists::InOrder(lists) => lists.run(matcher, asked, column)?,
+                Lists::InOrder(lists) => lists.run(matcher, asked, column, steps)?,
             };
             if let Some(found) = found {
                 ended(how, found.len());

@@ -121,6 +121,8 @@ pub(super) struct Estimates {
     pub(super) share: f64,
     /// Of a walk.
     step_ns: f64,
+    /// Of a lead.
+    led_step_ns: f64,
 }
 
 /// What a page is taken of: the first `want` rows behind `after`. `range`: the codes of the first key that pass, which
@@ -169,6 +171,7 @@ impl Estimates {
             lead_ns: f64::INFINITY,
             share: f64::INFINITY,
             step_ns: cost::KEYED_STEP,
+            led_step_ns: cost::LED_STEP,
         };
         let Some(column) = sorter.first() else { return Ok((none, None)) };
         let within = match range {
@@ -207,8 +210,10 @@ impl Estimates {
         {
             let (blocks, ids) = lists.apart();
             let apart = blocks as f64 * block + ids as f64 * cost::APART;
-            let lead_ns = in_order(lists.steps, lists.len()) + apart;
-            return Ok((Self { walk_ns, gather_ns, lead_ns, step_ns, ..none }, Some(Lists::InOrder(Box::new(lists)))));
+            let lead_ns = in_order(lists.steps, lists.segments()) + apart;
+            let led_step_ns = cost::ORDERED_STEP;
+            let estimates = Self { walk_ns, gather_ns, lead_ns, step_ns, led_step_ns, ..none };
+            return Ok((estimates, Some(Lists::InOrder(Box::new(lists)))));
         }
         let (mut share, mut led) = (f64::INFINITY, None);
         if sorter.first_descends()
@@ -273,7 +278,7 @@ impl Estimates {
 
     /// Steps after which a walk or a lead that has not come to its end has cost about as much as another plan would.
     pub(super) fn patience(&self, plan: Plan) -> usize {
-        let step = if plan == Plan::Lead { cost::LED_STEP } else { self.step_ns };
+        let step = if plan == Plan::Lead { self.led_step_ns } else { self.step_ns };
         (self.of(self.pick_by_blocks()) / step).max(STEPS_LEAST) as usize
     }
 }

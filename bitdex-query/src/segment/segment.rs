@@ -200,7 +200,7 @@ impl Segment {
         let place = self.place_of_order(field, column)?;
         match place.get() {
             Some(orders) => orders.as_ref(),
-            // Later there may be.
+            // There may be among other files.
             None if !orders::has_room() => None,
             None => {
                 let cells = self.made_cells().flatten()?;

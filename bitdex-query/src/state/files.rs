@@ -307,11 +307,13 @@ impl Files {
 
     /// Makes the orders of a field's terms in all segments in a thread of its own, once, the newest segment first.
     fn make_orders(&self, field: FieldId, column: FieldId) {
-        let Ok(mut making) = self.making_orders.lock() else { return };
+        // Queries do not wait for each other here.
+        let Ok(mut making) = self.making_orders.try_lock() else { return };
         if making.contains(&(field, column)) {
             return;
         }
         making.push((field, column));
+        drop(making);
         let (segments, layout) = (self.segments.clone(), Arc::clone(&self.layout));
         aside("bitdex-orders", move || {
             for segment in segments.iter().rev() {
@@ -488,6 +490,13 @@ impl Files {
     pub(crate) fn warm(&self, before: &Self, go_on: &dyn Fn() -> bool) {
         if before.is_used() {
             self.warm_what(|segment| !same(Some(segment), before.segment(segment.number())), go_on);
+            // Of the segments before, which may all be gone.
+            let made: BTreeSet<_> = before.segments.iter().flat_map(|segment| segment.made_orders()).collect();
+            for segment in self.segments.iter().filter(|_| go_on()) {
+                for (field, column) in &made {
+                    segment.order(*field, *column);
+                }
+            }
         }
     }
 
@@ -522,13 +531,6 @@ impl Files {
         let _ = self.moved(0);
         for segment in new().take_while(|_| go_on()) {
             segment.cells(self.layout.single());
-        }
-        let made: BTreeSet<_> = self.segments.iter().flat_map(|segment| segment.made_orders()).collect();
-        for (segment, (field, column)) in new().flat_map(|segment| made.iter().map(move |pair| (segment, pair))) {
-            if !go_on() {
-                return;
-            }
-            segment.order(*field, *column);
         }
         if go_on() {
             self.frequent_terms.seek(&self.segments);

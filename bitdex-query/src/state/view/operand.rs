@@ -304,9 +304,9 @@ impl<'s> Operand<'s> {
         self.field
     }
 
-    /// Whether a document has one value of its field at most.
+    /// Whether it is of a value, in a field of which a document has one at most.
     pub(crate) fn is_single(&self) -> bool {
-        self.state.layout.single().binary_search(&self.field).is_ok()
+        self.term.is_some() && self.state.layout.single().binary_search(&self.field).is_ok()
     }
 
     /// Calls `each` with the blocks that layers above the base change, some perhaps twice.

@@ -32,12 +32,13 @@ impl<'s> ColumnView<'s> {
         })
     }
 
-    /// Its ids, the greatest code first; `None`: some have no code.
-    pub(crate) fn in_order(&self, of: &Operand<'s>, position: usize) -> Result<Option<&'s [Entry]>> {
+    /// Its ids that have a code, the greatest first; `None` where they are not in order, or where `all` are wanted and some
+    /// have none.
+    pub(crate) fn in_order(&self, of: &Operand<'s>, position: usize, all: bool) -> Result<Option<&'s [Entry]>> {
         let Some(posting) = of.segment(position)? else { return Ok(Some(&[])) };
         let orders = self.files.order(position, of.field(), self.field());
         let entries = orders.and_then(|orders| orders.of_term(&posting));
-        Ok(entries.filter(|entries| entries.len() as u64 == posting.len()))
+        Ok(entries.filter(|entries| !all || entries.len() as u64 == posting.len()))
     }
 
     /// Adds the numbers of the blocks of which layers in memory say something, and of those of some in which the checkpoint
