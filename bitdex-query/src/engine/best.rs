@@ -183,14 +183,7 @@ impl<'q, 's> Best<'q, 's> {
     /// What tells of all of them where ranks do, in their order.
     pub(super) fn into_ranks(self) -> Vec<Rank> {
         match self.rows {
-            Rows::Plain(mut rows) => {
-                rows.sort_unstable();
-                let first = rows.iter().take(self.want).copied().collect();
-                rows.clear();
-                rows.shrink_to(KEPT);
-                ROOM.set(rows);
-                first
-            }
+            Rows::Plain(rows) => first(rows, self.want, |rank| rank),
             Rows::Keyed(_) => Vec::new(),
         }
     }
@@ -199,22 +192,25 @@ impl<'q, 's> Best<'q, 's> {
     pub(super) fn finish(self) -> Vec<u32> {
         let (want, descending, sorter) = (self.want, self.descending, self.sorter);
         match self.rows {
-            Rows::Plain(mut rows) => {
-                if !insert(&mut rows) {
-                    rows.sort_unstable();
-                }
-                let ids = rows.iter().take(want).map(|rank| rank.id(descending)).collect();
-                rows.clear();
-                rows.shrink_to(KEPT);
-                ROOM.set(rows);
-                ids
-            }
+            Rows::Plain(rows) => first(rows, want, |rank| rank.id(descending)),
             Rows::Keyed(mut rows) => {
                 rows.sort_unstable_by(|a, b| sorter.compare((&a.1, a.2), (&b.1, b.2)));
                 rows.into_iter().take(want).map(|(_, _, id)| id).collect()
             }
         }
     }
+}
+
+/// Something of each of the first ranks, in their order; the room of all goes back.
+fn first<T>(mut rows: Vec<Rank>, want: usize, of: impl Fn(Rank) -> T) -> Vec<T> {
+    if !insert(&mut rows) {
+        rows.sort_unstable();
+    }
+    let first = rows.iter().take(want).map(|rank| of(*rank)).collect();
+    rows.clear();
+    rows.shrink_to(KEPT);
+    ROOM.set(rows);
+    first
 }
 
 /// Sorts what is nearly in order; false where it is not, and is not sorted then.

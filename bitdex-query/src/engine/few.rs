@@ -32,9 +32,9 @@ pub(super) struct Few<'s> {
 impl<'s> Matcher<'s> {
     /// Where a segment stands that holds few of the ids that have to be tested, while so many rows are wanted. `None`: it
     /// holds more, or cells do not tell all else of them. `blocks`: all of one segment.
-    pub(super) fn has_few(&self, blocks: &[u16], want: usize) -> Result<Option<usize>> {
+    pub(super) fn has_few(&self, blocks: &[u16], column: ColumnView<'s>, want: usize) -> Result<Option<usize>> {
         let Some(operand) = self.few_of() else { return Ok(None) };
-        let Some(position) = blocks.first().and_then(|number| operand.position_of(*number)) else { return Ok(None) };
+        let Some(position) = blocks.first().and_then(|number| column.segment_of(*number)) else { return Ok(None) };
         let most = want.clamp(LEAST, MOST) as u64;
         if operand.most_within(position, blocks)? > most {
             return Ok(None);

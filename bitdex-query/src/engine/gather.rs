@@ -83,23 +83,11 @@ pub(super) fn gather<'s>(matcher: &mut Matcher<'s>, asked: Asked<'_, 's>) -> Res
     match sorter.first() {
         Some(column) => {
             let codes = asked.spared_first(matcher, column, &mut best)?;
-            of_column(matcher, column, (codes, blocks), &asked, &mut best)?;
+            by_column(matcher, column, (codes, blocks), &asked, &mut best)?;
         }
         None => by_id(matcher, sorter.first_descends(), blocks, after, want, &mut best)?,
     }
     Ok(best.finish())
-}
-
-/// Pushes the first rows of some blocks whose codes pass.
-pub(super) fn of_column<'s>(
-    matcher: &mut Matcher<'s>,
-    column: ColumnView<'s>,
-    (passing, blocks): (Codes, &[u16]),
-    asked: &Asked<'_, 's>,
-    best: &mut Best<'_, '_>,
-) -> Result<()> {
-    let way = Way { column, passing, descending: asked.sorter.first_descends() };
-    by_column(matcher, way, (blocks, asked.want), best)
 }
 
 /// What is visited of a column, in which order.
@@ -168,7 +156,7 @@ impl<'b, 's> Visits<'b, 's> {
             if follows {
                 let number = blocks.first().copied().unwrap_or_default();
                 visits.runs.push((way.first_of(way.column.segment_bounds(blocks)?.inner, number.into()), blocks));
-            } else if matcher.has_few(blocks, want)?.is_some() {
+            } else if matcher.has_few(blocks, way.column, want)?.is_some() {
                 visits.runs.push((Rank::FIRST, blocks));
             } else {
                 visits.look_at(blocks)?;
@@ -202,7 +190,7 @@ impl<'b, 's> Visits<'b, 's> {
             && self.blocks.last().is_none_or(|next| first <= *next)
             && may_hold(first)
         {
-            if let Some(position) = matcher.has_few(blocks, self.want)? {
+            if let Some(position) = matcher.has_few(blocks, self.way.column, self.want)? {
                 return Ok(Some(Visit::Few(position, blocks)));
             }
             self.look_at(blocks)?;
@@ -236,13 +224,16 @@ enum Ready<'s> {
     Few(Few<'s>),
 }
 
-fn by_column<'s>(
+/// Pushes the first rows of some blocks whose codes pass.
+pub(super) fn by_column<'s>(
     matcher: &mut Matcher<'s>,
-    way: Way<'s>,
-    (blocks, want): (&[u16], usize),
+    column: ColumnView<'s>,
+    (passing, blocks): (Codes, &[u16]),
+    asked: &Asked<'_, 's>,
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
-    let Way { column, passing, descending } = way;
+    let (descending, want) = (asked.sorter.first_descends(), asked.want);
+    let way = Way { column, passing, descending };
     let (mut set, mut candidates) = (matcher.pool.set(), matcher.pool.set());
     let mut visits = Visits::new(way, blocks, want, matcher)?;
     let mut hidden = Hidden::default();

@@ -113,7 +113,7 @@ impl<'s> InOrder<'s> {
         let (mut lists, mut without) = (SmallVec::<[(usize, &'s Column); 16]>::new(), SmallVec::<[usize; 16]>::new());
         for blocks in by_segment(asked.blocks) {
             watch::step()?;
-            let position = blocks.first().and_then(|number| operand.position_of(*number));
+            let position = blocks.first().and_then(|number| column.segment_of(*number));
             let Some((position, of_segment)) = position.and_then(|it| Some((it, column.of_segment(it)?))) else {
                 continue;
             };
@@ -135,7 +135,7 @@ impl<'s> InOrder<'s> {
             asked.sorter.state().add_moved(asked.blocks, &mut said);
         }
         let is_apart = |number: &&u16| {
-            let position = operand.position_of(**number);
+            let position = column.segment_of(**number);
             said.contains((**number).into()) || position.is_none_or(|position| without.contains(&position))
         };
         let apart: Vec<u16> = asked.blocks.iter().filter(is_apart).copied().collect();
@@ -164,7 +164,7 @@ impl<'s> InOrder<'s> {
     ) -> Result<Option<Vec<u32>>> {
         let mut best = Best::new(asked.sorter, asked.after, asked.want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
-        gather::of_column(matcher, column, (codes, &self.apart), &asked, &mut best)?;
+        gather::by_column(matcher, column, (codes, &self.apart), &asked, &mut best)?;
         let mut hidden = Hidden::default();
         let others = best.into_ranks();
         let mut merge = Merge { of: self, column, asked, codes, steps, walked: 0 };

@@ -1,6 +1,6 @@
 //! Searches, counts and documents compared with the naive model, on random rows, after random batches, by every plan.
 
-use std::{cmp::Ordering, collections::BTreeSet, sync::Arc};
+use std::{cmp::Ordering, collections::BTreeSet, rc::Rc, sync::Arc};
 
 use bitdex_proto::{
     Error,
@@ -20,7 +20,7 @@ mod leading;
 mod named;
 mod ordered;
 
-use super::{Counted, How, Plan, count, cursor_sequence, get, matching, search, search_how};
+use super::{Counted, How, Plan, count, cursor_sequence, get, matching, search, search_how, trace::Trace};
 use crate::{
     state::{
         Decoded, POSTGRES, State,
@@ -88,6 +88,13 @@ fn pages(state: &State, request: &SearchRequest, now_us: i64, plan: Option<Plan>
 }
 
 /// The one that is picked, and each that there is.
+/// How the first page comes about, where lists are gone through.
+fn told_of_lead(state: &State, request: &SearchRequest, now: i64) -> String {
+    let trace = Rc::new(Trace::default());
+    search_how(state, request, now, How { plan: Some(Plan::Lead), trace: Some(&trace) }).unwrap();
+    Rc::try_unwrap(trace).unwrap().finish().runs.pop().unwrap().plan
+}
+
 fn all_plans() -> impl Iterator<Item = Option<Plan>> {
     [None].into_iter().chain(Plan::ALL.map(Some))
 }

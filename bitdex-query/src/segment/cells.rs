@@ -195,12 +195,7 @@ impl Cells {
     /// Whether the cell of an id of the segment is in the mask.
     #[inline]
     pub fn passes(&self, id: u32, mask: &[u64]) -> bool {
-        let within = id as usize & (IDS - 1);
-        match self.near.get(within) {
-            Some(&RARE) => is_in(self.block(within >> BLOCK_BITS).rarely(id as u16), mask),
-            Some(cell) => is_in((*cell).into(), mask),
-            None => is_in(ABSENT, mask),
-        }
+        self.near_passes(id, self.near(id), mask)
     }
 
     /// The cell of an id of the segment as one byte tells it; see [`Cells::near_passes`].
@@ -212,7 +207,7 @@ impl Cells {
     #[inline]
     pub fn near_passes(&self, id: u32, cell: u8, mask: &[u64]) -> bool {
         match cell {
-            RARE => self.passes(id, mask),
+            RARE => is_in(self.block((id as usize & (IDS - 1)) >> BLOCK_BITS).rarely(id as u16), mask),
             cell => is_in(cell.into(), mask),
         }
     }

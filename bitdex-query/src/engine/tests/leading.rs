@@ -1,10 +1,7 @@
 //! Pages from the greatest values down, by the lists that files have of the first ids of terms: of so many documents that
 //! there are such lists, in all layers.
 
-use std::rc::Rc;
-
 use super::*;
-use crate::engine::trace::Trace;
 
 const DOCUMENTS: i64 = 9000;
 /// Grades: in the first two segments so many documents have each that there are lists of it. So it is with tags.
@@ -85,13 +82,6 @@ fn request(rng: &mut ChaCha8Rng, schema: &Schema) -> SearchRequest {
     }
 }
 
-/// How the first page comes about, where lists are gone through.
-fn told(state: &State, request: &SearchRequest) -> String {
-    let trace = Rc::new(Trace::default());
-    search_how(state, request, NOW, How { plan: Some(Plan::Lead), trace: Some(&trace) }).unwrap();
-    Rc::try_unwrap(trace).unwrap().finish().runs.pop().unwrap().plan
-}
-
 #[test]
 fn pages_of_lists_equal_the_naive_model_in_all_layers() {
     let (seed, rounds) = (seed(), scaled(2));
@@ -127,7 +117,7 @@ fn pages_of_lists_equal_the_naive_model_in_all_layers() {
                 for plan in [None, Some(Plan::Lead), Some(Plan::Gather)] {
                     assert_eq!(pages(&state, &request, NOW, plan), expected, "{plan:?}, {what}");
                 }
-                let plan = told(&state, &request);
+                let plan = told_of_lead(&state, &request, NOW);
                 led += u32::from(plan.starts_with("page: lead by"));
                 searches += 1;
             }

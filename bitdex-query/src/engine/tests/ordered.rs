@@ -1,10 +1,7 @@
 //! Pages of one term in an order that follows ids, by the ids that lie in that order with their cells: over several
 //! segments, in all layers.
 
-use std::rc::Rc;
-
 use super::*;
-use crate::engine::trace::Trace;
 
 const DOCUMENTS: i64 = 2400;
 /// So many that cells do not tell them apart. Some have more documents than others.
@@ -57,13 +54,6 @@ fn request(rng: &mut ChaCha8Rng, schema: &Schema) -> SearchRequest {
     }
 }
 
-/// How the first page comes about, where lists are gone through.
-fn told(state: &State, request: &SearchRequest, now: i64) -> String {
-    let trace = Rc::new(Trace::default());
-    search_how(state, request, now, How { plan: Some(Plan::Lead), trace: Some(&trace) }).unwrap();
-    Rc::try_unwrap(trace).unwrap().finish().runs.pop().unwrap().plan
-}
-
 #[test]
 fn pages_of_a_term_in_order_equal_the_naive_model_in_all_layers() {
     let (seed, rounds) = (seed(), scaled(2));
@@ -108,7 +98,7 @@ fn pages_of_a_term_in_order_equal_the_naive_model_in_all_layers() {
                 for plan in all_plans() {
                     assert_eq!(pages(&state, &request, now, plan), expected, "{plan:?}, {what}");
                 }
-                let plan = told(&state, &request, now);
+                let plan = told_of_lead(&state, &request, now);
                 led += u32::from(plan.starts_with("page: lead by"));
                 searches += 1;
             }

@@ -245,11 +245,6 @@ impl<'s> Operand<'s> {
         block
     }
 
-    /// Where the segment of a block stands among all; `None`: it is in no file.
-    pub(crate) fn position_of(&self, block: u16) -> Option<usize> {
-        self.state.files.position_of_block(block)
-    }
-
     /// How many ids it has in blocks of the segment at a position, at most. `blocks`: of that segment.
     pub(crate) fn most_within(&self, position: usize, blocks: &[u16]) -> Result<u64> {
         let base = self.segment(position)?.map_or(0, |posting| posting.len());
