@@ -234,6 +234,10 @@ impl And<'_> {
         if let Some(contains) = self.contains_by_cell(id)? {
             return Ok(contains);
         }
+        self.contains_by_sets(id)
+    }
+
+    fn contains_by_sets(&self, id: u32) -> Result<bool> {
         for child in &self.positives {
             if !child.node.contains(id)? {
                 return Ok(false);
@@ -566,6 +570,14 @@ impl Matcher<'_> {
     pub(super) fn contains(&self, id: u32) -> Result<bool> {
         match &self.trace {
             None => self.root.contains(id),
+            Some((trace, _)) => trace.contains(&self.root, id),
+        }
+    }
+
+    /// As [`Matcher::contains`], of an id of which cells hardly tell.
+    pub(super) fn contains_by_sets(&self, id: u32) -> Result<bool> {
+        match &self.trace {
+            None => self.root.contains_by_sets(id),
             Some((trace, _)) => trace.contains(&self.root, id),
         }
     }

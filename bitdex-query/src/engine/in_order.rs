@@ -1,14 +1,15 @@
 //! The plan that goes through a term's ids in the order of a column whose codes follow ids, as segments have them with
 //! their cells, until there are enough: of hardly any id the code is read. Segments are merged, each as far as it comes
-//! before the others. Blocks of which layers above the base say something, and segments that have few of the ids, are gone
-//! through by themselves, and merged with these.
+//! before the others. Of ids of which layers above the base say something the codes are read, and those that come first are
+//! tested; where a block has many of the ids, and where a segment has few, they are gathered: both are merged with these.
 
 use smallvec::SmallVec;
 
 use super::{
     best::Best,
     cells::SegmentCells,
-    evaluate::{Matcher, block_of, by_segment},
+    changed::Changed,
+    evaluate::{Matcher, block_of, by_segment, within_block},
     gather::{self, Codes},
     hidden::Hidden,
     order::Rank,
@@ -25,6 +26,13 @@ use crate::{
 /// Ids of one list that are looked at together: few at first.
 const FIRST: usize = 32;
 const MOST: usize = 512;
+/// In blocks of which layers say something, so many ids of the term are looked at one by one, of all blocks together.
+const CHANGED_MOST: u64 = 384;
+/// Of so many that the base has there, about one may be such.
+const CHANGED_SHARE: u32 = 16;
+
+/// A row that no list has, or has at another place, and whether it was tested.
+type Other = (Rank, bool);
 
 /// What is gone through.
 #[derive(Debug)]
@@ -35,9 +43,12 @@ pub(super) struct InOrder<'s> {
     segments: usize,
     /// Blocks of which layers above the base say something.
     said: Numbers,
-    /// These, and the blocks of segments that have few, or no order: as far as they are asked for, ascending.
+    /// Those of them where ids are looked at one by one, as far as they are asked for, ascending.
+    changed: Vec<u16>,
+    /// The others, and the blocks of segments that have few, or no order: as far as they are asked for, ascending.
     apart: Vec<u16>,
-    /// The term's ids there, about.
+    /// The term's ids in both, about.
+    ids_changed: u64,
     ids_apart: u64,
     /// Ids that will have to be looked at, about, until the last row is known.
     pub(super) steps: f64,
@@ -134,14 +145,27 @@ impl<'s> InOrder<'s> {
         if root.cells.is_some() {
             asked.sorter.state().add_moved(asked.blocks, &mut said);
         }
-        let is_apart = |number: &&u16| {
-            let position = column.segment_of(**number);
-            said.contains((**number).into()) || position.is_none_or(|position| without.contains(&position))
-        };
-        let apart: Vec<u16> = asked.blocks.iter().filter(is_apart).copied().collect();
-        let ids_apart = operand.most_of(&apart)?;
+        let (mut changed, mut apart) = (Vec::new(), Vec::new());
+        let (mut ids_changed, mut ids_apart) = (0, 0);
+        for number in asked.blocks {
+            let is_without = column.segment_of(*number).is_some_and(|position| without.contains(&position));
+            if !is_without && !said.contains((*number).into()) {
+                continue;
+            }
+            let of_base = operand.base_len(*number)?;
+            let added = operand.added_len(*number)?;
+            // Of hardly any document of the base layers say something.
+            let ids = u64::from(added + of_base / CHANGED_SHARE);
+            if is_without || ids_changed + ids > CHANGED_MOST {
+                apart.push(*number);
+                ids_apart += u64::from(of_base + added);
+            } else if of_base + added > 0 {
+                changed.push(*number);
+                ids_changed += ids;
+            }
+        }
         let segments = lists.len() + without.len();
-        Ok(Some(Self { lists, segments, said, apart, ids_apart, steps }))
+        Ok(Some(Self { lists, segments, said, changed, apart, ids_changed, ids_apart, steps }))
     }
 
     /// How many segments have any of the ids.
@@ -149,9 +173,14 @@ impl<'s> InOrder<'s> {
         self.segments
     }
 
-    /// How many blocks are gone through by themselves, and about how many ids the term has there.
+    /// How many blocks are gathered, and about how many ids the term has there.
     pub(super) fn apart(&self) -> (usize, u64) {
         (self.apart.len(), self.ids_apart)
+    }
+
+    /// The same of blocks where layers say something, and ids are looked at one by one.
+    pub(super) fn changed(&self) -> (usize, u64) {
+        (self.changed.len(), self.ids_changed)
     }
 
     /// `None` where ids without a code may be wanted, cells do not tell, or it takes more than so many `steps`.
@@ -165,9 +194,22 @@ impl<'s> InOrder<'s> {
         let mut best = Best::new(asked.sorter, asked.after, asked.want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
         gather::by_column(matcher, column, (codes, &self.apart), &asked, &mut best)?;
+        let mut buffer = matcher.pool.buffer();
+        let Some((operand, _)) = only_term(&matcher.root, column) else { return Ok(None) };
+        let cells = matcher.root.cells.is_some().then(|| asked.sorter.state());
+        let mut others: Vec<Other> = best.into_ranks().into_iter().map(|rank| (rank, true)).collect();
+        let mut changed = Vec::with_capacity(self.changed.len());
+        for number in &self.changed {
+            watch::step()?;
+            let of_block = Changed::new(*number, operand, column, cells)?;
+            of_block.each_rank(operand, codes, &mut buffer, |rank| others.push((rank, false)))?;
+            changed.push(of_block);
+        }
+        matcher.pool.put_buffer(buffer);
+        // Where codes follow ids, these are runs that are in order.
+        others.sort();
         let mut hidden = Hidden::default();
-        let others = best.into_ranks();
-        let mut merge = Merge { of: self, column, asked, codes, steps, walked: 0 };
+        let mut merge = Merge { of: self, changed, column, asked, codes, steps, walked: 0 };
         let found = merge.run(matcher, &mut hidden, &others)?;
         if let Some((trace, _)) = &matcher.trace {
             trace.run(|run| run.walked += merge.walked as u64);
@@ -191,6 +233,8 @@ fn only_term<'r, 's>(root: &'r And<'s>, column: ColumnView<'s>) -> Option<(&'r O
 
 struct Merge<'r, 'q, 's> {
     of: &'r InOrder<'s>,
+    /// What layers say of the blocks where ids are looked at one by one, ascending.
+    changed: Vec<Changed<'s>>,
     column: ColumnView<'s>,
     asked: Asked<'q, 's>,
     codes: Codes,
@@ -208,14 +252,15 @@ enum Head<'s> {
 }
 
 impl<'s> Merge<'_, '_, 's> {
-    /// `others`: rows that were found elsewhere, in their order.
-    fn run(&mut self, matcher: &Matcher<'s>, hidden: &mut Hidden<'s>, others: &[Rank]) -> Result<Option<Vec<u32>>> {
+    /// `others`: in their order.
+    fn run(&mut self, matcher: &Matcher<'s>, hidden: &mut Hidden<'s>, others: &[Other]) -> Result<Option<Vec<u32>>> {
         let (want, after) = (self.asked.want, self.asked.after);
         let mut found = Vec::with_capacity(want.min(1024));
-        let mut others = others.iter().copied().peekable();
         let after = after.map(|after| Rank::new(self.asked.sorter.after_code(after), after.id(), true));
         let first = Rank::new(Some(self.codes.last), u32::MAX, true);
         let is_before = |rank: Rank| rank < first || after.is_some_and(|after| rank <= after);
+        let from = others.partition_point(|(rank, _)| after.is_some_and(|after| *rank <= after));
+        let mut others = others.get(from..).unwrap_or_default().iter().copied().peekable();
         // Each behind a rank that comes before all that are left of it.
         let mut heads: SmallVec<[(Rank, Head<'s>); 16]> = SmallVec::new();
         for list in &self.of.lists {
@@ -232,8 +277,8 @@ impl<'s> Merge<'_, '_, 's> {
         // The next one last.
         heads.sort_unstable_by(|(a, _), (b, _)| b.cmp(a));
         while let Some((rank, head)) = heads.pop() {
-            while let Some(other) = others.next_if(|other| *other < rank) {
-                found.push(other.id(true));
+            while let Some(other) = others.next_if(|(other, _)| *other < rank) {
+                self.add(matcher, hidden, other, &mut found)?;
                 if found.len() >= want {
                     return Ok(Some(found));
                 }
@@ -251,7 +296,12 @@ impl<'s> Merge<'_, '_, 's> {
                     (list, at)
                 }
                 Head::At(list, at) => {
-                    let until = heads.last().map(|(rank, _)| *rank).into_iter().chain(others.peek().copied()).min();
+                    let until = heads
+                        .last()
+                        .map(|(rank, _)| *rank)
+                        .into_iter()
+                        .chain(others.peek().map(|(rank, _)| *rank))
+                        .min();
                     match self.some(matcher, hidden, (&list, at), until, &mut found)? {
                         Some(next) => (list, next),
                         None => return Ok(Some(found)),
@@ -263,8 +313,43 @@ impl<'s> Merge<'_, '_, 's> {
                 heads.insert(place, (rank, Head::At(list, next)));
             }
         }
-        found.extend(others.take(want.saturating_sub(found.len())).map(|other| other.id(true)));
+        for other in others {
+            if found.len() >= want {
+                break;
+            }
+            self.add(matcher, hidden, other, &mut found)?;
+        }
         Ok(Some(found))
+    }
+
+    fn add(
+        &mut self,
+        matcher: &Matcher<'s>,
+        hidden: &mut Hidden<'s>,
+        (rank, is_tested): Other,
+        found: &mut Vec<u32>,
+    ) -> Result<()> {
+        let id = rank.id(true);
+        if !is_tested {
+            watch::step()?;
+            self.walked += 1;
+            if !matcher.contains_by_sets(id)? || hidden.contains(matcher, id)? {
+                return Ok(());
+            }
+        }
+        found.push(id);
+        Ok(())
+    }
+
+    /// Whether layers say nothing that matters of an id of a list.
+    #[inline]
+    fn is_as_listed(&self, id: u32) -> bool {
+        let number = block_of(id);
+        if !self.of.said.contains(number.into()) {
+            return true;
+        }
+        let of_block = self.changed.binary_search_by_key(&number, |of_block| of_block.number).ok();
+        of_block.and_then(|at| self.changed.get(at)).is_some_and(|of_block| !of_block.says(within_block(id)))
     }
 
     fn open(&self, matcher: &Matcher<'s>, (position, column): (usize, &'s Column)) -> Result<Option<List<'s>>> {
@@ -310,7 +395,7 @@ impl<'s> Merge<'_, '_, 's> {
                     Some(cells) => cells.base_passes(*entry),
                     None => true,
                 };
-                if passes && !self.of.said.contains(block_of(id).into()) && !hidden.contains(matcher, id)? {
+                if passes && self.is_as_listed(id) && !hidden.contains(matcher, id)? {
                     found.push(id);
                     if found.len() >= self.asked.want {
                         return Ok(None);

@@ -10,6 +10,7 @@
 mod best;
 mod by_block;
 mod cells;
+mod changed;
 mod codes;
 mod distinct;
 mod evaluate;

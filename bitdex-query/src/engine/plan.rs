@@ -71,6 +71,10 @@ mod cost {
     pub(super) const ORDERED: f64 = 100.0;
     /// One of its ids in a block that is gone through by itself.
     pub(super) const APART: f64 = 5.0;
+    /// A block of which layers above the base say something, beside these.
+    pub(super) const CHANGED: f64 = 200.0;
+    /// One of its ids of which they do.
+    pub(super) const CHANGED_ID: f64 = 20.0;
     /// One of a term's ids where there is no list.
     pub(super) const UNLISTED: f64 = 40.0;
     /// A block in which layers above the base say something.
@@ -210,7 +214,9 @@ impl Estimates {
         {
             let (blocks, ids) = lists.apart();
             let apart = blocks as f64 * block + ids as f64 * cost::APART;
-            let lead_ns = in_order(lists.steps, lists.segments()) + apart;
+            let (blocks, ids) = lists.changed();
+            let changed = blocks as f64 * cost::CHANGED + ids as f64 * cost::CHANGED_ID;
+            let lead_ns = in_order(lists.steps, lists.segments()) + apart + changed;
             let led_step_ns = cost::ORDERED_STEP;
             let estimates = Self { walk_ns, gather_ns, lead_ns, step_ns, led_step_ns, ..none };
             return Ok((estimates, Some(Lists::InOrder(Box::new(lists)))));

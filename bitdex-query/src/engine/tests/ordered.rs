@@ -1,6 +1,8 @@
 //! Pages of one term in an order that follows ids, by the ids that lie in that order with their cells: over several
 //! segments, in all layers.
 
+use std::collections::BTreeMap;
+
 use super::*;
 
 const DOCUMENTS: i64 = 2400;
@@ -12,7 +14,10 @@ fn key(n: i64) -> i64 {
     ((n / 600) << 20) + n % 600 * 300
 }
 
-fn document(rng: &mut ChaCha8Rng, n: i64, may_lack: bool) -> Vec<Op> {
+/// The values of each document, as they were put last.
+type Known = BTreeMap<i64, Vec<Option<Value>>>;
+
+fn document(rng: &mut ChaCha8Rng, n: i64, may_lack: bool, known: &mut Known) -> Vec<Op> {
     let at = match rng.random_range(0..30) {
         0 => NOW - rng.random_range(0..20 * DOCUMENTS),
         _ => NOW - 20 * (DOCUMENTS - n) + rng.random_range(-200..200),
@@ -28,6 +33,7 @@ fn document(rng: &mut ChaCha8Rng, n: i64, may_lack: bool) -> Vec<Op> {
     values[4] = Some(Value::Bool(rng.random()));
     values[5] = Some(Value::Int(n));
     values[6] = (!may_lack || rng.random_range(0..10) > 0).then_some(Value::Int(at.min(NOW)));
+    known.insert(n, values.clone());
     vec![
         Op::Upsert { source: 1, key: n, row: Some(row(vec![published.map(Value::Int), None])) },
         Op::Upsert { source: 0, key: key(n), row: Some(row(values)) },
@@ -64,18 +70,25 @@ fn pages_of_a_term_in_order_equal_the_naive_model_in_all_layers() {
         let (mut state, mut model) = (State::new(schema.clone()), Model::default());
         state.apply(1, &genesis(&schema)).unwrap();
         let mut store = Store::new(&schema);
+        let mut known = Known::new();
         for (n, layer) in (0_u64..).zip(["base", "active", "checkpoint", "frozen", "active"]) {
             let mut ops = Vec::new();
             let old = if n == 0 { 0 } else { DOCUMENTS };
             for document in old..DOCUMENTS + n as i64 * 30 {
-                ops.extend(self::document(&mut rng, document, round % 2 == 1));
+                ops.extend(self::document(&mut rng, document, round % 2 == 1, &mut known));
             }
             // Changes lie close together, so that most blocks stay as they are.
             let changed = rng.random_range(0..DOCUMENTS - 40);
             for document in changed..changed + if n == 0 { 0 } else { 40 } {
-                match rng.random_range(0..3) {
-                    0 => ops.extend(self::document(&mut rng, document, false)),
+                match rng.random_range(0..4) {
+                    0 => ops.extend(self::document(&mut rng, document, false, &mut known)),
                     1 => ops.push(Op::Upsert { source: 0, key: key(document), row: None }),
+                    // What cells tell changes, and nothing else.
+                    2 => {
+                        let Some(values) = known.get_mut(&document) else { continue };
+                        values[4] = Some(Value::Bool(values[4] != Some(Value::Bool(true))));
+                        ops.push(Op::Upsert { source: 0, key: key(document), row: Some(row(values.clone())) });
+                    }
                     _ => {
                         let published = row(vec![Some(Value::Int(NOW - rng.random_range(0..500))), None]);
                         ops.push(Op::Upsert { source: 1, key: document, row: Some(published) });

@@ -48,9 +48,12 @@ impl State {
 
     /// The cells of a block, whose segment has some.
     pub(crate) fn cell_block<'s>(&'s self, cells: &'s Cells, block: u16) -> CellBlock<'s> {
-        let mut moved = SmallVec::new();
-        let in_memory = self.heap_layers().map(|layer| layer.sets.moved(block));
-        moved.extend(in_memory.chain([self.files.moved(block)]).filter(|ids| !ids.is_empty()));
-        CellBlock { cells: cells.block((block % BLOCKS_PER_SEGMENT).into()), moved }
+        CellBlock { cells: cells.block((block % BLOCKS_PER_SEGMENT).into()), moved: self.moved(block).collect() }
+    }
+
+    /// The ids of a block that each layer above the base says may have other cells.
+    pub(crate) fn moved(&self, block: u16) -> impl Iterator<Item = Block<'_>> {
+        let in_memory = self.heap_layers().map(move |layer| layer.sets.moved(block));
+        in_memory.chain([self.files.moved(block)]).filter(|ids| !ids.is_empty())
     }
 }

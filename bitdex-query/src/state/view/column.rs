@@ -435,6 +435,15 @@ impl<'s> CodeReader<'s> {
         }
         match set {
             Block::Empty => {}
+            Block::Array(array) if array.len() > LANES => {
+                let ids_before = |n: usize| array.partition_point(|id| lane_of(*id) < n);
+                for n in 0..LANES {
+                    for lane in self.above.iter().filter_map(|layer| layer.lane(n)) {
+                        let of_lane = array.get(ids_before(n)..ids_before(n + 1)).unwrap_or_default();
+                        of_lane.iter().copied().filter(|id| lane.lane.says(*id)).for_each(&mut each);
+                    }
+                }
+            }
             Block::Array(array) => {
                 self.fetch_said(set);
                 for of_lane in array.chunk_by(|a, b| lane_of(*a) == lane_of(*b)) {

@@ -254,16 +254,13 @@ impl<'s> Operand<'s> {
         blocks.iter().try_fold(base, |sum, number| Ok(sum + u64::from(self.added_len(*number)?)))
     }
 
-    /// How many ids it has in some blocks, at most.
-    pub(crate) fn most_of(&self, blocks: &[u16]) -> Result<u64> {
-        blocks.iter().try_fold(0, |sum, number| {
-            let base = self.base(*number)?.map_or(Ok(0), |posting| posting.block_len(*number))?;
-            Ok(sum + u64::from(base) + u64::from(self.added_len(*number)?))
-        })
+    /// How many ids of a block the base has.
+    pub(crate) fn base_len(&self, number: u16) -> Result<u32> {
+        self.base(number)?.map_or(Ok(0), |posting| posting.block_len(number))
     }
 
     /// How many ids layers above the base add to a block, at most.
-    fn added_len(&self, number: u16) -> Result<u32> {
+    pub(crate) fn added_len(&self, number: u16) -> Result<u32> {
         let [of_checkpoint, _] = self.of_checkpoint(number);
         let of_checkpoint = of_checkpoint.map_or(Ok(0), |added| added.posting.block_len(number))?;
         let InMemory { frozen, active } = self.in_memory();
@@ -311,6 +308,20 @@ impl<'s> Operand<'s> {
         for changed in [&self.added, &self.removed].into_iter().flatten() {
             changed.posting.numbers().for_each(&mut each);
         }
+    }
+
+    /// Calls `each` with the ids of a block that one layer above the base adds, and those that it removes; and so of each.
+    pub(crate) fn each_change(&self, number: u16, mut each: impl FnMut(Block<'s>, Block<'s>)) -> Result<()> {
+        let [added, removed] = self.of_checkpoint(number).map(|changed| match changed {
+            Some(changed) => changed.posting.block(number),
+            None => Ok(Block::Empty),
+        });
+        each(added?, removed?);
+        let InMemory { frozen, active } = self.in_memory();
+        for delta in [frozen, active].into_iter().filter_map(|deltas| find(deltas, number)) {
+            each(delta.added.as_block(), delta.removed.as_block());
+        }
+        Ok(())
     }
 
     /// Whether no layer above the base changes any block.
@@ -392,7 +403,8 @@ impl<'s> Operand<'s> {
         Ok(self.base_block(number)?.contains(id))
     }
 
-    fn base_block(&self, number: u16) -> Result<Block<'s>> {
+    /// The ids of one block that the base has.
+    pub(crate) fn base_block(&self, number: u16) -> Result<Block<'s>> {
         match self.base(number)? {
             Some(posting) => posting.block(number),
             None => Ok(Block::Empty),
