@@ -285,7 +285,7 @@ pub(super) fn by_column<'s>(
             let mut narrow_down = |set: &mut Set| {
                 ahead(set);
                 if descending && !missing && tops.is_none() {
-                    return narrow(set, column, (number, &codes), (first, None), &mut candidates);
+                    return narrow(set, column, (number, &codes), first, &mut candidates);
                 }
                 if set.is_sparse() && set.len() <= skim::EACH {
                     set.keep(|id| codes.get(id).map_or(missing, may_enter));

@@ -3,7 +3,7 @@
 //! that the last row is thought to have. It is for orders from the greatest code down that have nothing to do with the
 //! order of ids.
 
-use std::collections::BinaryHeap;
+use std::{collections::BinaryHeap, ops::Range};
 
 use smallvec::SmallVec;
 
@@ -15,14 +15,12 @@ use super::{
     hidden::{self, Hidden},
     plan::Asked,
     probe::Probes,
-    set::Set,
     tree::{And, Child, Node},
     watch,
 };
 use crate::{
     log::Result,
-    segment::sets::{Block, put},
-    state::{ColumnView, Lead, LeadList, Operand, Raised},
+    state::{CodeReader, ColumnView, Lead, LeadList, Operand},
 };
 
 /// Ids of one list that are looked at before those of others, at most; what they need is asked for together.
@@ -32,8 +30,6 @@ const RUN_LEAST: usize = 4;
 const TERMS: usize = 8;
 /// Ids of a block that layers raise that are tested together.
 const TOGETHER: usize = 64;
-/// Seeking an id takes as long as so many looks into words.
-const SOUGHT: usize = 16;
 /// The part of a list that is thought to be needed, at most: estimates are only about right.
 const PART_MOST: f64 = 0.7;
 
@@ -362,32 +358,19 @@ impl<'s> Way<'_, 's> {
         ids: usize,
         best: &mut Best<'_, '_>,
     ) -> Result<u64> {
-        let raised = match self.led.positive(matcher) {
-            // What layers say of a few ids is sooner found than which of all ids they raise.
-            Some(child) if child.estimate < self.column.raised_about(least, ids) as u64 => None,
-            _ => Some(self.column.raised(least, ids)?),
-        };
-        least = raised.as_ref().map_or(least, Raised::floor);
-        let (mut ids, mut left) = (Vec::new(), Vec::new());
-        let (mut buffer, mut room) = (matcher.pool.buffer(), matcher.pool.set());
+        least = self.column.raised(least, ids)?;
+        let (mut said, mut ids) = (Said::default(), Vec::new());
+        let (mut buffer, mut room) = (matcher.pool.buffer(), matcher.pool.buffer());
         for number in blocks {
             watch::step()?;
             let reader = self.column.reader(*number)?;
             ids.clear();
             let terms = self.terms(matcher);
-            match &raised {
-                Some(raised) => {
-                    reader.each_reaching(least, raised.block(*number), &mut ids);
-                    if !terms.is_empty() && !ids.is_empty() {
-                        keep(terms, *number, &mut ids, &mut room)?;
-                    }
-                }
-                None if reader.is_plain() => {}
-                None => {
-                    for term in terms {
-                        reader.overridden_of(term.block(*number, &mut buffer)?, |id| ids.push(id));
-                    }
-                }
+            if terms.is_empty() {
+                reader.each_reaching(least, &mut ids);
+            }
+            for term in terms.iter().filter(|_| !reader.is_plain()) {
+                reader.each_reaching_of(term.block(*number, &mut buffer)?, least, &mut room, &mut ids);
             }
             for term in terms.iter().filter(|term| !term.is_of_base(*number)) {
                 term.each_added(*number, |id| {
@@ -398,10 +381,17 @@ impl<'s> Way<'_, 's> {
             }
             ids.sort_unstable();
             ids.dedup();
-            watch::steps(ids.len() as u32)?;
-            reader.fetch_overridden(&ids);
-            left.clear();
-            for within in ids.iter().copied() {
+            said.push(*number, reader, &ids);
+        }
+        matcher.pool.put_buffer(buffer);
+        matcher.pool.put_buffer(room);
+        let mut left = Vec::new();
+        said.fetch(0);
+        for (n, of_block) in said.blocks.iter().enumerate() {
+            said.fetch(n + 1);
+            watch::steps(of_block.range.len() as u32)?;
+            let SaidOfBlock { number, reader, .. } = of_block;
+            for within in said.of(of_block).iter().copied() {
                 let (id, code) = (id_of(*number, within), reader.get(within));
                 let is_listed = |operand: &Operand<'s>| operand.base_contains(id);
                 let is_meant = code.is_some_and(|code| least <= code && code <= most);
@@ -414,14 +404,56 @@ impl<'s> Way<'_, 's> {
                 }
                 left.push((code, id));
             }
-            for some in left.chunks_mut(TOGETHER) {
-                self.passing(matcher, some, (0, self.column.segment_of(*number)), best)?;
+            let segment = self.column.segment_of(*number);
+            let next = said.blocks.get(n + 1).map(|next| self.column.segment_of(next.number));
+            // Few of a block are waited for with those of others.
+            if left.len() >= TOGETHER || next != Some(segment) {
+                for some in left.chunks_mut(TOGETHER) {
+                    self.passing(matcher, some, (0, segment), best)?;
+                }
+                left.clear();
             }
         }
-        matcher.pool.put_buffer(buffer);
-        matcher.pool.put_set(room);
         best.tighten();
         Ok(least)
+    }
+}
+
+/// Ids of which layers above the base say something.
+#[derive(Debug, Default)]
+struct Said<'s> {
+    blocks: Vec<SaidOfBlock<'s>>,
+    ids: Vec<u16>,
+}
+
+#[derive(Debug)]
+struct SaidOfBlock<'s> {
+    number: u16,
+    reader: CodeReader<'s>,
+    range: Range<usize>,
+}
+
+impl<'s> Said<'s> {
+    /// `ids`: of a block, ascending.
+    fn push(&mut self, number: u16, reader: CodeReader<'s>, ids: &[u16]) {
+        if !ids.is_empty() {
+            let from = self.ids.len();
+            self.ids.extend_from_slice(ids);
+            self.blocks.push(SaidOfBlock { number, reader, range: from..self.ids.len() });
+        }
+    }
+
+    fn of(&self, block: &SaidOfBlock<'s>) -> &[u16] {
+        self.ids.get(block.range.clone()).unwrap_or_default()
+    }
+
+    /// Asks for the codes of the ids of the n-th block, and for where those of the one behind it stand.
+    fn fetch(&self, n: usize) {
+        if n == 0 {
+            self.blocks.first().into_iter().for_each(|block| block.reader.fetch_places(self.of(block)));
+        }
+        self.blocks.get(n).into_iter().for_each(|block| block.reader.fetch_said_codes(self.of(block)));
+        self.blocks.get(n + 1).into_iter().for_each(|block| block.reader.fetch_places(self.of(block)));
     }
 }
 
@@ -432,28 +464,4 @@ fn any<'s>(operands: &[Operand<'s>], mut is_one: impl FnMut(&Operand<'s>) -> Res
         }
     }
     Ok(false)
-}
-
-/// Keeps of a block's ids those that any of these have. `room`: any set.
-fn keep(operands: &[Operand<'_>], number: u16, ids: &mut Vec<u16>, room: &mut Set) -> Result<()> {
-    let mut blocks: SmallVec<[Block<'_>; TERMS]> = SmallVec::new();
-    for operand in operands {
-        match operand.plain_block(number)? {
-            Some(Block::Empty) => {}
-            Some(block) => blocks.push(block),
-            // Each is tested later.
-            None => return Ok(()),
-        }
-    }
-    match blocks.as_slice() {
-        // Many ids are sooner put into words, in which those of the set are looked up, than each is sought.
-        [Block::Array(array)] if array.len() < ids.len() * SOUGHT => {
-            room.clear();
-            put(room.words(), ids);
-            ids.clear();
-            ids.extend(array.iter().filter(|id| room.contains(**id)));
-        }
-        blocks => ids.retain(|id| blocks.iter().any(|block| block.contains(*id))),
-    }
-    Ok(())
 }

@@ -91,11 +91,11 @@ mod cost {
     pub(super) const LAYER: f64 = 60.0;
     /// The same where there are many ids in a block.
     pub(super) const LAYER_OF_MANY: f64 = 8.0;
-    /// One of the ids with the greatest codes of a layer in memory.
-    pub(super) const RAISED: f64 = 8.0;
     /// Reading the code of an id of those most of which come first, and are kept.
     pub(super) const ROW: f64 = 30.0;
-    /// The same with the test of the id.
+    /// An id that layers in memory raise to the codes of the first rows, among those of a block that are evaluated.
+    pub(super) const RAISED: f64 = 50.0;
+    /// Reading the code of such an id, with the test of the id.
     pub(super) const RAISED_TEST: f64 = 80.0;
     /// A block that is visited at all.
     pub(super) const BLOCK: f64 = 150.0;
@@ -239,14 +239,19 @@ impl Estimates {
                 let untold = root.positives.iter().chain(&root.negatives).filter(|child| !child.told);
                 let looks = untold.map(|child| looks(&child.node)).sum::<f64>() + f64::from(root.cells.is_some());
                 let block = skimmed(share, of_block, (operands, looks), matches as f64 / all * code);
-                let looked_up = if of_block <= skim::FEW.into() { of_block * all * cost::LAYER } else { f64::INFINITY };
-                all * (cost::LEFT_OUT + cost::BLOCK + block) + (raised * cost::RAISED).min(looked_up)
+                let overlaid = if layers > 0 { cost::OVERLAID } else { 0.0 };
+                all * (cost::LEFT_OUT + cost::BLOCK + block + overlaid) + raised * cost::RAISED
             }
             false => f64::INFINITY,
         };
         let lead_ns = led.as_ref().map_or(f64::INFINITY, |led| {
             let raised = match led.child().and_then(|child| root.positives.get(child)) {
-                Some(child) => raised.min(child.estimate as f64) * cost::RAISED,
+                Some(child) => {
+                    let ids = child.estimate as f64;
+                    // Where it has words, these are combined with others.
+                    let looked_up = if ids > all * ARRAY_MAX as f64 { all * cost::OPERAND } else { ids * cost::PROBE };
+                    looked_up + raised * (ids / documents.max(1) as f64).min(1.0) * cost::RAISED_TEST
+                }
                 // All of them are tested.
                 None => raised * cost::RAISED_TEST,
             };

@@ -16,7 +16,7 @@ use crate::{
         peaks,
         sets::{ARRAY_MAX, Block},
     },
-    state::{CodeReader, ColumnView, Raised},
+    state::{CodeReader, ColumnView},
 };
 
 /// Matches that are hoped for, as many times as are wanted: about so many more than the estimate promises are needed
@@ -24,10 +24,6 @@ use crate::{
 const MARGIN: f64 = 1.5;
 /// To read the codes of more ids takes longer than other operands do.
 pub(super) const EACH: u32 = 128;
-/// To read the codes of so few ids of a block is quicker than to go through layers for the ids with the greatest codes.
-pub(super) const FEW: u32 = 512;
-/// To look one id's code up in layers takes as long as to go through so many that these raise.
-const LOOK_UP: u64 = 4;
 /// From one floor to the next: so many times as many ids.
 const DEEPER: f64 = 8.0;
 
@@ -63,13 +59,9 @@ pub(super) fn skim<'s>(
         let mut best = Best::new(sorter, after, want);
         let codes = asked.spared_first(matcher, column, &mut best)?;
         let most = (share * documents as f64) as usize;
-        let raised = match of_block <= FEW.into() && first * LOOK_UP < column.raised_about(floor, most) as u64 {
-            true => None,
-            false => Some(column.raised(floor, most)?),
-        };
-        let floor = raised.as_ref().map_or(floor, Raised::floor);
+        let floor = column.raised(floor, most)?;
         let codes = Codes { first: codes.first.max(floor), missing: false, ..codes };
-        skim_from(matcher, column, (codes, raised.as_ref()), (&visits, first_is_large), &mut best)?;
+        skim_from(matcher, column, codes, (&visits, first_is_large), &mut best)?;
         // None of its rows has a lesser code, and none that has a greater one was left out.
         if best.is_full() {
             return Ok(Some(best.finish()));
@@ -83,7 +75,7 @@ pub(super) fn skim<'s>(
 fn skim_from<'s>(
     matcher: &mut Matcher<'s>,
     column: ColumnView<'s>,
-    (codes, raised): (Codes, Option<&Raised>),
+    codes: Codes,
     (visits, first_is_large): (&[(u64, u16)], bool),
     best: &mut Best<'_, '_>,
 ) -> Result<()> {
@@ -107,18 +99,16 @@ fn skim_from<'s>(
             Some(peaks @ (Block::Empty | Block::Array(_))) if first_is_large && reader.is_plain() => {
                 matcher.evaluate_some(*number, &mut set, Begin::Of(peaks))?;
             }
-            Some(peaks @ (Block::Empty | Block::Array(_))) if first_is_large && raised.is_some() => {
+            Some(peaks @ (Block::Empty | Block::Array(_))) if first_is_large => {
                 ids.clear();
                 peaks.for_each(|id| ids.push(id));
-                reader.each_reaching(least, raised.map_or(&[], |raised| raised.block(*number)), &mut ids);
+                reader.each_reaching(least, &mut ids);
                 ids.sort_unstable();
                 ids.dedup();
                 matcher.evaluate_some(*number, &mut set, Begin::Of(Block::of(&ids)))?;
             }
             _ => {
-                let raised = raised.map(|raised| raised.block(*number));
-                let mut narrow =
-                    |set: &mut Set| narrow(set, column, (*number, &reader), (least, raised), &mut candidates);
+                let mut narrow = |set: &mut Set| narrow(set, column, (*number, &reader), least, &mut candidates);
                 matcher.evaluate_some(*number, &mut set, Begin::Narrowed(&mut narrow))?;
             }
         }
@@ -132,13 +122,13 @@ fn skim_from<'s>(
     Ok(())
 }
 
-/// Keeps of a block's ids those that may have a code from `least` on, where that is quickly told. `raised`: those that
-/// layers in memory raise so high, where they are known. `candidates`: room.
+/// Keeps of a block's ids those that may have a code from `least` on, where that is quickly told. `candidates`:
+/// room.
 pub(super) fn narrow<'s>(
     set: &mut Set,
     column: ColumnView<'s>,
     (number, codes): (u16, &CodeReader<'s>),
-    (least, raised): (u64, Option<&[u16]>),
+    least: u64,
     candidates: &mut Set,
 ) -> Result<()> {
     let peaks = column.peaks(number, least, set.is_sparse())?;
@@ -146,7 +136,7 @@ pub(super) fn narrow<'s>(
         set.and(peaks);
         return Ok(());
     }
-    if set.is_sparse() && set.len() <= if raised.is_none() { FEW } else { EACH } {
+    if set.is_sparse() && set.len() <= EACH {
         codes.fetch(set.as_block());
         set.keep(|id| codes.get(id).is_some_and(|code| code >= least));
         return Ok(());
@@ -154,7 +144,7 @@ pub(super) fn narrow<'s>(
     let Some(peaks) = peaks else { return Ok(()) };
     candidates.clear();
     candidates.or(peaks);
-    codes.add_reaching(least, raised, candidates.words());
+    codes.add_reaching(least, candidates.words());
     set.and(candidates.as_block());
     Ok(())
 }

@@ -291,6 +291,11 @@ impl Column {
         self.tops.as_ref()
     }
 
+    /// Whether there are sets of the ids with the greatest codes.
+    pub fn has_peaks(&self) -> bool {
+        self.peaks.is_some()
+    }
+
     /// [`Peaks::block`] of a block of this segment.
     pub fn block_peaks(&self, block: u16, floor: u64, few: bool) -> Result<Option<Block<'_>>> {
         match (&self.peaks, block.checked_sub(self.first_block())) {

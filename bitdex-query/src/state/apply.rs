@@ -122,7 +122,7 @@ impl State {
     fn freeze(&mut self, sequence: u64) -> Result<()> {
         self.check_freeze()?;
         self.header.sequence = sequence;
-        let mut active = Layer::new(self.layout.fields.len());
+        let mut active = Layer::over(&self.files);
         active.defer(self.active.deferred.clone());
         self.frozen = Some(Arc::new(Frozen {
             header: self.header.clone(),
@@ -320,7 +320,7 @@ impl State {
         self.files = prepared;
         self.frozen = None;
         let deferred = self.active.take_deferred();
-        self.active = Layer::new(self.layout.fields.len());
+        self.active = Layer::over(&self.files);
         self.active.defer(deferred);
         Ok(self.settle(changes)?)
     }

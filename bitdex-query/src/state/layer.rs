@@ -3,6 +3,7 @@
 
 mod block;
 mod codes;
+mod peaks;
 mod ranks;
 mod rows;
 
@@ -19,9 +20,15 @@ pub(crate) use self::{
     ranks::Order,
     rows::{RowChunk, RowEntry},
 };
-use self::{block::BlockSet, codes::Codes, ranks::RankChunk};
-use super::sorted::{Entries, Entry, Sorted};
-use crate::{build::staging::Staging, segment::sets::Block};
+use self::{block::BlockSet, codes::Codes, peaks::Peaks, ranks::RankChunk};
+use super::{
+    Files,
+    sorted::{Entries, Entry, Sorted},
+};
+use crate::{
+    build::staging::Staging,
+    segment::{columns::Column, sets::Block},
+};
 
 /// `None`: the term `Exists`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -78,6 +85,8 @@ impl Entry for SetEntry {
 pub(crate) struct LayerColumn {
     codes: Codes,
     order: Sorted<RankChunk>,
+    /// `None` where codes follow ids.
+    peaks: Option<Peaks>,
     /// Of a column that follows `visible_at`, those whose code there is not known to be as great; see
     /// [`LayerColumn::compare`].
     ahead: Sorted<RankChunk>,
@@ -104,6 +113,11 @@ impl LayerColumn {
     /// What it says of the ids of a block; `None`: nothing.
     pub(crate) fn block(&self, number: u16) -> Option<&CodeBlock> {
         self.codes.block(number)
+    }
+
+    /// Ids of a block, among them all whose codes reach `least`; `None`: these are not known apart.
+    pub(crate) fn reaching(&self, number: u16, least: u64) -> Option<Block<'_>> {
+        self.peaks.as_ref()?.block(number, least)
     }
 
     /// The blocks that it says something of, ascending.
@@ -159,6 +173,9 @@ impl LayerColumn {
         }
         moved.sort_unstable();
         self.order.change(&moved);
+        if let Some(peaks) = &mut self.peaks {
+            peaks.change(&moved, &self.order);
+        }
         self.codes.change(codes);
         if !self.ahead.is_empty() {
             moved.retain(|(_, present)| !present);
@@ -184,7 +201,8 @@ impl LayerColumn {
     }
 
     fn bytes(&self) -> u64 {
-        self.codes.bytes() + self.order.bytes() + self.ahead.bytes()
+        let peaks = self.peaks.as_ref().map_or(0, Peaks::bytes);
+        self.codes.bytes() + self.order.bytes() + self.ahead.bytes() + peaks
     }
 }
 
@@ -308,8 +326,13 @@ pub(crate) struct Layer {
 const OP: u64 = 128;
 
 impl Layer {
-    pub(crate) fn new(fields: usize) -> Self {
-        Self { columns: vec![LayerColumn::default(); fields], ..Self::default() }
+    /// Above these files.
+    pub(crate) fn over(files: &Files) -> Self {
+        let column = |field| {
+            let has_peaks = files.segments().iter().filter_map(|segment| segment.column(field)).any(Column::has_peaks);
+            LayerColumn { peaks: has_peaks.then(Peaks::default), ..LayerColumn::default() }
+        };
+        Self { columns: (0..files.layout().fields.len()).map(column).collect(), ..Self::default() }
     }
 
     /// Keeps ops until the load ends.

@@ -37,7 +37,7 @@ pub use files::Files;
 pub(crate) use layout::{Layout, Numbers};
 pub(crate) use recent::Recent;
 pub(crate) use rows::StateRows;
-pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Lead, LeadList, Operand, Ordered, Raised, Walk};
+pub(crate) use view::{Bounds, CellBlock, CodeReader, ColumnView, Lead, LeadList, Operand, Ordered, Walk};
 
 use layer::Layer;
 use layout::Place;
@@ -178,7 +178,7 @@ impl State {
 
     fn over(files: Arc<Files>, header: Header) -> Self {
         let layout = files.layout().clone();
-        let active = Layer::new(layout.fields.len());
+        let active = Layer::over(&files);
         Self { layout, header, files, frozen: None, active, prepared: None }
     }
 

@@ -300,7 +300,7 @@ const COUNTED: usize = 16;
 
 impl<'s, C: Chunk> Range<'s, C> {
     /// Chunks, and the entries of each that lie within.
-    pub(crate) fn chunks(&self) -> impl Iterator<Item = (&'s C, std::ops::Range<usize>)> + use<'s, C> {
+    fn chunks(&self) -> impl Iterator<Item = (&'s C, std::ops::Range<usize>)> + use<'s, C> {
         let ((node, chunk, at), (last_node, last_chunk, last_at)) = (self.front, self.back);
         let nodes = self.sorted.nodes.iter().enumerate().take(last_node + 1).skip(node);
         nodes.flat_map(move |(n, of)| {

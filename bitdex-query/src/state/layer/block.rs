@@ -35,12 +35,12 @@ impl BlockDelta {
 
 /// Ids that stand in the value itself.
 const FEW: usize = 7;
-/// Ids above which a block is kept as bits.
+/// Ids above which a block is kept as bits, if it is mostly gone through.
 const MANY: usize = 4096;
 
-/// A block that is owned.
+/// A block that is owned. `MANY`: ids above which it is kept as bits.
 #[derive(Debug, Clone, Default)]
-pub(crate) enum BlockSet {
+pub(crate) enum BlockSet<const MANY: usize = { self::MANY }> {
     #[default]
     Empty,
     /// Ascending; the number tells how many of them.
@@ -51,7 +51,7 @@ pub(crate) enum BlockSet {
     Bits(u32, Arc<[u64; WORDS]>),
 }
 
-impl From<Vec<u16>> for BlockSet {
+impl<const MANY: usize> From<Vec<u16>> for BlockSet<MANY> {
     /// The ids ascend.
     fn from(ids: Vec<u16>) -> Self {
         match ids.len() {
@@ -73,7 +73,7 @@ fn bits(ids: &[u16]) -> [u64; WORDS] {
     words
 }
 
-impl BlockSet {
+impl<const MANY: usize> BlockSet<MANY> {
     /// Puts in ids; they ascend.
     pub(super) fn insert(&mut self, ids: &[u16]) {
         if ids.is_empty() {
@@ -99,7 +99,7 @@ impl BlockSet {
     }
 
     /// Takes out ids; they ascend.
-    fn remove(&mut self, ids: &[u16]) {
+    pub(super) fn remove(&mut self, ids: &[u16]) {
         if ids.is_empty() {
             return;
         }

@@ -127,15 +127,10 @@ impl Sorted<RankChunk> {
 #[derive(Debug, Clone)]
 pub(crate) struct Order<'s>(Range<'s, RankChunk>);
 
-impl<'s> Order<'s> {
+impl Order<'_> {
     /// How many there are, about.
     pub(crate) fn about(&self) -> usize {
         self.0.about()
-    }
-
-    /// The ids alone, some at a time.
-    pub(crate) fn ids(&self) -> impl Iterator<Item = &'s [u32]> + use<'s> {
-        self.0.chunks().filter_map(|(chunk, range)| chunk.ids.get(range))
     }
 }
 
@@ -194,8 +189,6 @@ mod tests {
                 let from = (rng.random_range(0..6), rng.random_range(0..2_000));
                 let wanted: Vec<Coded> = model.range(from..).copied().collect();
                 assert_eq!(ranks.order(from..).collect::<Vec<_>>(), wanted);
-                let ids: Vec<u32> = ranks.order(from..).ids().flatten().copied().collect();
-                assert_eq!(ids, wanted.iter().map(|(_, id)| *id).collect::<Vec<_>>());
                 let before: Vec<Coded> = model.range(..=from).rev().copied().collect();
                 assert_eq!(ranks.order(..=from).rev().collect::<Vec<_>>(), before);
                 assert_eq!(ranks.len(), model.len());

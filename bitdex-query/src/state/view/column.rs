@@ -17,7 +17,7 @@ use crate::{
         columns::{BlockBounds, BlockReader, Column, SegmentBounds, SparseColumn},
         lanes::{LANE, LANES, LaneBounds, LaneCodes, LaneWords, lane_of},
         overridden::Overridden,
-        sets::{Block, WORDS, put},
+        sets::{Block, BlockBuffer, WORDS, put},
         tops::{BlockTops, Outlier},
     },
 };
@@ -157,9 +157,8 @@ impl<'s> ColumnView<'s> {
     /// What layers above the base say of a block, the newest first.
     fn above(&self, block: u16) -> Result<Above<'s>> {
         let mut above = Above::new();
-        above.extend(
-            [self.active, self.frozen].into_iter().flatten().filter_map(|layer| layer.block(block)).map(Said::Layer),
-        );
+        let layers = [self.active, self.frozen].into_iter().flatten();
+        above.extend(layers.filter_map(|layer| Some(Said::Layer(layer.block(block)?, layer, block))));
         above.extend(self.checkpoint_of(block)?.map(|(ids, codes)| Said::Checkpoint(ids, codes)));
         Ok(above)
     }
@@ -222,6 +221,17 @@ impl<'s> ColumnView<'s> {
         codes.sort_unstable();
         // Rather too many ids than too few.
         Ok(codes.get(codes.len() / 4).copied())
+    }
+
+    /// A floor as high as this one, at least, that no layer above the base has more than about `most` ids from on.
+    pub(crate) fn raised(&self, mut floor: u64, most: usize) -> Result<u64> {
+        if let Some(checkpoint) = self.checkpoint
+            && let Some(rank) = checkpoint.values().checked_sub(most.max(1)).filter(|rank| *rank > 0)
+        {
+            floor = floor.max(checkpoint.ranked(rank)?.0);
+        }
+        let layers = [self.frozen, self.active].into_iter().flatten();
+        Ok(layers.fold(floor, |floor, layer| floor.max(layer.reached_by(most).unwrap_or(0))))
     }
 
     /// The outliers of those of the base's segments in which any has a code of `least` or greater: all of such a segment,
@@ -339,7 +349,8 @@ fn widened(bounds: BlockBounds, said: Option<(u64, u64)>) -> BlockBounds {
 /// What one layer above the base says of a block.
 #[derive(Debug, Clone, Copy)]
 enum Said<'s> {
-    Layer(&'s CodeBlock),
+    /// With the layer's column, and the number of the block.
+    Layer(&'s CodeBlock, &'s LayerColumn, u16),
     Checkpoint(&'s Overridden, &'s [u64]),
 }
 
@@ -349,14 +360,35 @@ impl<'s> Said<'s> {
     #[inline]
     fn lane(self, n: usize) -> Option<LaneCodes<'s>> {
         match self {
-            Self::Layer(block) => block.lane(n),
+            Self::Layer(block, ..) => block.lane(n),
             Self::Checkpoint(block, codes) => block.lane(n, codes),
+        }
+    }
+
+    /// Ids, among them all whose codes reach `least`; `None`: these are not known apart.
+    fn reaching(self, least: u64) -> Option<Block<'s>> {
+        match self {
+            Self::Layer(_, column, number) => column.reaching(number, least),
+            Self::Checkpoint(block, _) => block.reaching(least).map(Block::of),
+        }
+    }
+
+    /// Calls `each` with the ids whose codes reach `least`.
+    fn each_from(self, least: u64, mut each: impl FnMut(u16)) {
+        for n in self.bounds().reaching(least) {
+            let Some(lane) = self.lane(n) else { continue };
+            let first = (n * LANE) as u16;
+            lane.each(|id, code| {
+                if code >= Some(least) {
+                    each(first | id);
+                }
+            });
         }
     }
 
     fn bounds(self) -> &'s LaneBounds {
         match self {
-            Self::Layer(block) => block.bounds(),
+            Self::Layer(block, ..) => block.bounds(),
             Self::Checkpoint(block, _) => block.bounds(),
         }
     }
@@ -408,11 +440,23 @@ impl<'s> CodeReader<'s> {
 
     /// The same of ids most of which layers above the base speak of.
     pub(crate) fn fetch_overridden(&self, ids: &[u16]) {
-        for layer in &self.above {
-            let lanes = || ids.iter().filter_map(|id| Some((layer.lane(lane_of(*id))?, *id)));
-            lanes().for_each(|(lane, id)| lane.lane.fetch_place(id));
-            lanes().for_each(|(lane, id)| lane.fetch(id));
-        }
+        self.fetch_places(ids);
+        self.fetch_said_codes(ids);
+    }
+
+    /// Asks for where layers above the base have the codes of some ids.
+    pub(crate) fn fetch_places(&self, ids: &[u16]) {
+        self.lanes_of(ids).for_each(|(lane, id)| lane.lane.fetch_place(id));
+    }
+
+    /// And then for these.
+    pub(crate) fn fetch_said_codes(&self, ids: &[u16]) {
+        self.lanes_of(ids).for_each(|(lane, id)| lane.fetch(id));
+    }
+
+    fn lanes_of(&self, ids: &[u16]) -> impl Iterator<Item = (LaneCodes<'s>, u16)> {
+        let lane = |layer: &Said<'s>, id: &u16| Some((layer.lane(lane_of(*id))?, *id));
+        self.above.iter().flat_map(move |layer| ids.iter().filter_map(move |id| lane(layer, id)))
     }
 
     /// Without what layers above the base say.
@@ -510,42 +554,42 @@ impl<'s> CodeReader<'s> {
         Ok(())
     }
 
-    /// Appends ids, among them all that reach `least` for what layers above the base say. `raised`: those that layers in
-    /// memory raise so high.
-    pub(crate) fn each_reaching(&self, least: u64, raised: &[u16], ids: &mut Vec<u16>) {
-        ids.extend_from_slice(raised);
+    /// Appends ids, among them all that reach `least` for what layers above the base say.
+    pub(crate) fn each_reaching(&self, least: u64, ids: &mut Vec<u16>) {
         for layer in &self.above {
-            let Said::Checkpoint(block, codes) = layer else { continue };
-            match block.reaching(least) {
-                Some(reaching) => ids.extend_from_slice(reaching),
-                None => {
-                    for n in block.bounds().reaching(least) {
-                        if let Some(lane) = block.lane(n, codes) {
-                            let first = (n * LANE) as u16;
-                            lane.each(|id, code| ids.extend((code >= Some(least)).then_some(first | id)));
-                        }
-                    }
+            match layer.reaching(least) {
+                Some(reaching) => reaching.for_each(|id| ids.push(id)),
+                None => layer.each_from(least, |id| ids.push(id)),
+            }
+        }
+    }
+
+    /// The same of a set's ids. `room`: any set.
+    pub(crate) fn each_reaching_of(&self, set: Block<'_>, least: u64, room: &mut BlockBuffer, ids: &mut Vec<u16>) {
+        for layer in &self.above {
+            match layer.reaching(least) {
+                Some(reaching) => {
+                    room.set_and(set, reaching);
+                    room.block().for_each(|id| ids.push(id));
                 }
+                None => layer.each_from(least, |id| ids.extend(set.contains(id).then_some(id))),
             }
         }
     }
 
     /// Puts ids into the words of the block, among them all that reach `least` for what layers above the base say.
-    /// `raised`: those that layers in memory raise so high, where they are known.
-    pub(crate) fn add_reaching(&self, least: u64, raised: Option<&[u16]>, words: &mut [u64; WORDS]) {
-        put(words, raised.unwrap_or_default());
+    pub(crate) fn add_reaching(&self, least: u64, words: &mut [u64; WORDS]) {
         for layer in &self.above {
-            let known = match layer {
-                Said::Layer(_) => raised.map(|_| &[][..]),
-                Said::Checkpoint(block, _) => block.reaching(least),
-            };
-            if let Some(ids) = known {
-                put(words, ids);
-                continue;
-            }
-            for n in layer.bounds().reaching(least) {
-                if let (Some(lane), Some(words)) = (layer.lane(n), words.chunks_exact_mut(WORDS / LANES).nth(n)) {
-                    lane.add_from(least, words);
+            match layer.reaching(least) {
+                Some(Block::Bits(reaching)) => words.iter_mut().zip(reaching).for_each(|(to, word)| *to |= word),
+                Some(reaching) => reaching.for_each(|id| put(words, &[id])),
+                None => {
+                    for n in layer.bounds().reaching(least) {
+                        if let (Some(lane), Some(words)) = (layer.lane(n), words.chunks_exact_mut(WORDS / LANES).nth(n))
+                        {
+                            lane.add_from(least, words);
+                        }
+                    }
                 }
             }
         }

@@ -8,7 +8,6 @@ mod document;
 mod led;
 mod operand;
 mod ordered;
-mod raised;
 mod terms;
 mod walk;
 
@@ -18,7 +17,6 @@ pub(crate) use document::DocumentView;
 pub(crate) use led::{Lead, LeadList};
 pub(crate) use operand::Operand;
 pub(crate) use ordered::Ordered;
-pub(crate) use raised::Raised;
 pub(crate) use walk::Walk;
 
 use std::ops::Bound;

@@ -182,21 +182,29 @@ fn check_reaching(column: &super::ColumnView<'_>, codes: &BTreeMap<u32, u64>, rn
     for most in [0, 1, 5, 1_000] {
         let floor = *sorted.choose(rng).unwrap();
         let raised = column.raised(floor, most).unwrap();
-        assert!(raised.floor() >= floor);
-        assert!(most < 1_000 || raised.floor() == floor, "no layer has so many");
-        for least in [raised.floor(), raised.floor().max(*sorted.choose(rng).unwrap()), greatest.max(raised.floor())] {
+        assert!(raised >= floor);
+        assert!(most < 1_000 || raised == floor, "no layer has so many");
+        for least in [raised, raised.max(*sorted.choose(rng).unwrap()), greatest.max(raised)] {
             for block in codes.keys().map(|id| (id >> BLOCK_BITS) as u16).collect::<BTreeSet<_>>() {
                 let reader = column.reader(block).unwrap();
                 let Some(peaks) = column.peaks(block, least, false).unwrap() else { continue };
-                for raised in [None, Some(raised.block(block))] {
-                    let mut reaching = BlockBuffer::default();
-                    reaching.or(peaks);
-                    reader.add_reaching(least, raised, reaching.bits());
-                    let first = u32::from(block) << BLOCK_BITS;
-                    for (id, _) in codes.range(first..=first | 0xffff).filter(|(_, code)| **code >= least) {
-                        assert!(reaching.block().contains(*id as u16), "{id} of those that reach {least}");
-                    }
+                let mut reaching = BlockBuffer::default();
+                reaching.or(peaks);
+                reader.add_reaching(least, reaching.bits());
+                let first = u32::from(block) << BLOCK_BITS;
+                let of_block = || codes.range(first..=first | 0xffff).map(|(id, code)| (*id as u16, *code));
+                for (id, _) in of_block().filter(|(_, code)| *code >= least) {
+                    assert!(reaching.block().contains(id), "{id} of those that reach {least}");
                 }
+                let some: Vec<u16> = of_block().map(|(id, _)| id).filter(|_| rng.random()).collect();
+                let (mut of_all, mut of_some) = (Vec::new(), Vec::new());
+                reader.each_reaching(least, &mut of_all);
+                reader.each_reaching_of(Block::of(&some), least, &mut BlockBuffer::default(), &mut of_some);
+                for (id, _) in of_block().filter(|(id, code)| *code >= least && reader.is_overridden(*id)) {
+                    assert!(of_all.contains(&id), "{id} of those that are overridden and reach {least}");
+                    assert_eq!(of_some.contains(&id), some.contains(&id), "{id} of those");
+                }
+                assert!(of_some.iter().all(|id| some.contains(id)));
             }
         }
     }

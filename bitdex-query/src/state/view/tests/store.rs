@@ -15,7 +15,7 @@ use rand_chacha::ChaCha8Rng;
 use super::super::super::{
     Files, Flushed, Frozen, Header, State,
     encode::{put_field, put_optional, put_values},
-    layer::{Layer, LayerColumn, SetChange, SetKey},
+    layer::{Layer, SetChange, SetKey},
     layout::{Layout, Place},
     tests::model::{COUNT, LABELS, LEVEL, RANK, schema},
     write_checkpoint,
@@ -142,10 +142,10 @@ impl Store {
             manifest: manifest(),
             schema,
             disk: Arc::new(RealDisk),
-            files,
             sequence: 1,
             frozen: None,
-            active: empty(&layout),
+            active: Layer::over(&files),
+            files,
             layout,
         }
     }
@@ -177,7 +177,7 @@ impl Store {
     /// A base of random documents.
     pub(super) fn build(&mut self, model: &mut Model, documents: usize, rng: &mut ChaCha8Rng) {
         self.change(model, documents, rng);
-        self.active = empty(&self.layout);
+        self.active = Layer::over(&self.files);
         self.compact_all(model);
     }
 
@@ -264,7 +264,7 @@ impl Store {
     pub(super) fn freeze(&mut self) {
         self.sequence += 1;
         assert!(self.frozen.is_none());
-        let layer = std::mem::replace(&mut self.active, empty(&self.layout));
+        let layer = std::mem::replace(&mut self.active, Layer::over(&self.files));
         let (header, layout) = (self.header(), self.layout.clone());
         self.frozen = Some(Arc::new(Frozen { header, layer, below: self.files.clone(), layout }));
     }
@@ -384,11 +384,6 @@ impl Store {
         let layout = self.layout.clone();
         self.active.sets.change(&[SetChange { key, put, taken }], |field| layout.cell_tells(field));
     }
-}
-
-fn empty(layout: &Layout) -> Layer {
-    let columns = layout.fields.iter().map(|_| LayerColumn::default()).collect();
-    Layer { columns, ..Layer::default() }
 }
 
 fn manifest() -> Manifest {
